@@ -1,0 +1,2 @@
+//! The binary `dipper`: one member.
+fn main() {}
