@@ -1,0 +1,379 @@
+//! The changes of one batch on their way into the engine: every put and delete goes through here, whoever
+//! asked for it, and what a later command of the batch reads has the earlier ones in it.
+//!
+//! ```text
+//! reads      changed (not written yet)  ->  known (prefetched)  ->  base (snapshot of the engine)
+//! put k      cur[k]; ev[revision]; gone[k] goes; lease rows; counts, bytes and hashes of the state
+//! ```
+//! Rows are written in one piece with the state row. A write set that outgrows [`PIECE_BYTES_MAX`] is written
+//! in several, and the state row with the last of them:
+//!
+//! | crash after | at open | |
+//! |---|---|---|
+//! | some pieces | events above the state row's revision | undone from what they hold (`rollback`), entry applied again |
+//! | the last piece | the state row speaks of all | nothing to do |
+//!
+//! Readers see nothing of it before the store publishes a View. Not here: what commands mean (`apply`, `txn`).
+
+use crate::{
+    count::{self, Fences},
+    engine::{Batch, Engine, Family, Row, Rows},
+    hash, layout,
+    record::{Event, Record, Revision, row_hash},
+    registry::Registry,
+    shared::Shared,
+    state::State,
+};
+use bytes::Bytes;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, btree_map::Range},
+    iter::Peekable,
+    sync::Arc,
+};
+
+/// Rows that are written at once: what a member needs in memory for the largest write set.
+pub const PIECE_BYTES_MAX: usize = 64 << 20;
+/// What a row costs in memory besides its key and value.
+const ROW_BYTES: usize = 96;
+
+type Changes = BTreeMap<Bytes, Option<Bytes>>;
+
+/// One batch being applied.
+pub(crate) struct Writer<'s, E: Engine> {
+    engine: &'s E,
+    shared: &'s Shared,
+    pub(crate) registry: &'s mut Registry,
+    pub(crate) state: State,
+    base: E::Snapshot,
+    known: [Changes; 4],
+    changed: [Changes; 4],
+    changed_bytes: usize,
+    piece_bytes_max: usize,
+    /// Rows that ride with the state row: they are not events, so nothing could undo them.
+    rest: Changes,
+    /// Changes of the request at hand.
+    sub: i64,
+    recent: Vec<Arc<Event>>,
+    recent_bytes: usize,
+    recent_bytes_max: usize,
+    /// Keys that came and went, by the fence that counts them.
+    counted: BTreeMap<Bytes, i64>,
+}
+
+/// What a batch changed, written and ready to be published.
+pub(crate) struct Written<S> {
+    pub(crate) state: State,
+    pub(crate) snapshot: S,
+    /// `None` if it was more than the ring would hold.
+    pub(crate) recent: Option<Vec<Arc<Event>>>,
+    pub(crate) counted: Counted,
+}
+
+/// What happened to the fences.
+pub(crate) struct Counted {
+    deltas: BTreeMap<Bytes, i64>,
+    splits: Vec<Vec<(Bytes, i64)>>,
+}
+
+impl Counted {
+    /// Finds better fences for gaps that grew; `rows` already hold the changes.
+    pub(crate) fn new<R: Rows>(shared: &Shared, rows: &R, deltas: BTreeMap<Bytes, i64>) -> Self {
+        let crowded = shared.read().fences.crowded(&deltas);
+        let splits = crowded.into_iter().map(|(low, to)| {
+            let keys = rows.scan(Family::Cur, &low, to.as_deref()).map(|(key, _)| key);
+            count::fence_in(low.clone(), keys)
+        });
+        let splits = splits.collect();
+        Self { deltas, splits }
+    }
+
+    pub(crate) fn add_to(self, fences: &mut Fences) {
+        fences.add(&self.deltas);
+        for pieces in self.splits {
+            fences.split(pieces);
+        }
+    }
+}
+
+impl<'s, E: Engine> Writer<'s, E> {
+    pub(crate) fn new(
+        engine: &'s E,
+        shared: &'s Shared,
+        registry: &'s mut Registry,
+        state: State,
+        (recent_bytes_max, piece_bytes_max): (usize, usize),
+    ) -> Self {
+        Self {
+            engine,
+            shared,
+            registry,
+            state,
+            base: engine.snapshot(),
+            known: Default::default(),
+            changed: Default::default(),
+            changed_bytes: 0,
+            piece_bytes_max,
+            rest: Changes::new(),
+            sub: 0,
+            recent: Vec::new(),
+            recent_bytes: 0,
+            recent_bytes_max,
+            counted: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the rows of these keys at once.
+    pub(crate) fn prefetch(&mut self, mut keys: Vec<Bytes>) {
+        keys.sort_unstable();
+        keys.dedup();
+        let rows = self.engine.multi_get(Family::Cur, &keys);
+        let missing = keys
+            .iter()
+            .zip(&rows)
+            .filter(|(_, row)| row.is_none())
+            .map(|(key, _)| key.clone());
+        let missing: Vec<Bytes> = missing.collect();
+        let gone = self.engine.multi_get(Family::Gone, &missing);
+        self.known[Family::Cur as usize].extend(keys.into_iter().zip(rows));
+        self.known[Family::Gone as usize].extend(missing.into_iter().zip(gone));
+    }
+
+    /// The revision that the request at hand has made so far.
+    pub(crate) fn revision(&self) -> i64 {
+        self.state.revision + i64::from(self.sub > 0)
+    }
+
+    /// Ends the request at hand: if it changed anything, that is a revision.
+    pub(crate) fn end_request(&mut self) {
+        self.state.revision = self.revision();
+        self.sub = 0;
+    }
+
+    /// Sets a key; what it replaced comes back.
+    pub(crate) fn put(&mut self, key: &Bytes, value: Bytes, lease: i64) -> Option<Record> {
+        let prev_row = self.get(Family::Cur, key);
+        let prev = prev_row.clone().map(Record::decode);
+        let before = if prev.is_none() { self.revive(key) } else { None };
+        let at = self.next_change();
+        let record = Record {
+            create_revision: prev.as_ref().map_or(at.main, |prev| prev.create_revision),
+            modified: at,
+            version: prev.as_ref().map_or(1, |prev| prev.version + 1),
+            lease,
+            value,
+        };
+        let (revision, sub, key) = (at.main, at.sub, key.clone());
+        let event = Event {
+            revision,
+            sub,
+            key,
+            record: Some(record),
+            prev: prev.clone(),
+            before,
+        };
+        self.change(event, prev_row.as_deref());
+        prev
+    }
+
+    /// Deletes a live key.
+    pub(crate) fn delete(&mut self, key: Bytes, prev: Record) {
+        let at = self.next_change();
+        self.set(Family::Gone, key.clone(), Some(layout::event_key(at)));
+        self.set(Family::Meta, layout::gone_at(at), Some(key.clone()));
+        let (revision, sub, prev_row) = (at.main, at.sub, prev.encode());
+        let event = Event {
+            revision,
+            sub,
+            key,
+            record: None,
+            prev: Some(prev),
+            before: None,
+        };
+        self.change(event, Some(&prev_row));
+    }
+
+    /// Sets a row of `meta` that is written with the state row.
+    pub(crate) fn set_rest(&mut self, key: Bytes, row: Option<Bytes>) {
+        self.rest.insert(key, row);
+    }
+
+    /// The live keys of `[from, to)` as counted by fences: the keys of whole gaps, and where those are.
+    pub(crate) fn whole(&self, from: &[u8], to: Option<&[u8]>) -> Option<count::Whole> {
+        let mut whole = self.shared.read().fences.whole(from, to)?;
+        let within = self.counted.iter().filter(|(low, _)| whole.contains(low));
+        whole.keys += within.map(|(_, delta)| delta).sum::<i64>();
+        Some(whole)
+    }
+
+    /// Writes what is left, with the state row.
+    pub(crate) fn finish(mut self) -> Written<E::Snapshot> {
+        assert!(self.sub == 0, "a batch ends with a request that has not ended");
+        let mut batch = self.take_batch();
+        for (key, row) in std::mem::take(&mut self.rest) {
+            match row {
+                Some(row) => batch.put(Family::Meta, key, row),
+                None => batch.delete(Family::Meta, key),
+            }
+        }
+        if let Some((from, to)) = self.registry.take_compacted() {
+            batch.delete_range(Family::Ev, layout::revision_key(from.max(0)), layout::revision_key(to));
+        }
+        batch.put(Family::Meta, Bytes::from_static(layout::STATE), self.state.encode());
+        self.engine.write(&batch);
+        let snapshot = self.engine.snapshot();
+        let counted = Counted::new(self.shared, &snapshot, self.counted);
+        let recent = (self.recent_bytes <= self.recent_bytes_max).then_some(self.recent);
+        Written {
+            state: self.state,
+            snapshot,
+            recent,
+            counted,
+        }
+    }
+
+    fn next_change(&mut self) -> Revision {
+        let at = Revision {
+            main: self.state.revision + 1,
+            sub: self.sub,
+        };
+        self.sub += 1;
+        at
+    }
+
+    /// Takes a key out of the deleted ones; its delete comes back, if it was one.
+    fn revive(&mut self, key: &Bytes) -> Option<Revision> {
+        let before = layout::revision_of(&self.get(Family::Gone, key)?);
+        self.set(Family::Gone, key.clone(), None);
+        self.set(Family::Meta, layout::gone_at(before), None);
+        Some(before)
+    }
+
+    fn change(&mut self, event: Event, prev_row: Option<&[u8]>) {
+        let row = event.record.as_ref().map(Record::encode);
+        let row_is = row.as_ref().map(|row| row_hash(&event.key, row));
+        let row_was = event
+            .prev
+            .as_ref()
+            .map_or(0, |prev| row_hash(&event.key, &prev.encode()));
+        let bytes = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.live_bytes(&event.key));
+        self.state.live_bytes += bytes(&event.record) - bytes(&event.prev);
+        self.state.keys_total += event.keys_delta();
+        self.state.rows_hash = self
+            .state
+            .rows_hash
+            .wrapping_sub(row_was)
+            .wrapping_add(row_is.unwrap_or(0));
+        self.state.events_hash = hash::chained(self.state.events_hash, event.at(), &event.key, row_is);
+        if event.keys_delta() != 0 {
+            let fence = self.shared.read().fences.fence_of(&event.key);
+            *self.counted.entry(fence).or_default() += event.keys_delta();
+        }
+        self.attach(&event);
+        let event_row = event.encode(row.as_deref(), prev_row);
+        self.set(Family::Ev, layout::event_key(event.at()), Some(event_row));
+        self.set(Family::Cur, event.key.clone(), row);
+        self.keep_recent(event);
+        if self.changed_bytes > self.piece_bytes_max {
+            self.write_piece();
+        }
+    }
+
+    fn attach(&mut self, event: &Event) {
+        let lease = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.lease);
+        let (was, is) = (lease(&event.prev), lease(&event.record));
+        if was != is && was != 0 {
+            self.set(Family::Meta, layout::lease_key(was, &event.key), None);
+        }
+        if was != is && is != 0 {
+            self.set(Family::Meta, layout::lease_key(is, &event.key), Some(Bytes::new()));
+        }
+    }
+
+    fn keep_recent(&mut self, event: Event) {
+        self.recent_bytes += event.bytes();
+        if self.recent_bytes <= self.recent_bytes_max {
+            self.recent.push(Arc::new(event));
+        } else {
+            // Not even this batch fits into the ring: holding more of it would serve nobody.
+            self.recent = Vec::new();
+        }
+    }
+
+    fn set(&mut self, family: Family, key: Bytes, row: Option<Bytes>) {
+        self.changed_bytes += ROW_BYTES + key.len() + row.as_ref().map_or(0, Bytes::len);
+        self.changed[family as usize].insert(key, row);
+    }
+
+    fn write_piece(&mut self) {
+        let batch = self.take_batch();
+        if !batch.is_empty() {
+            self.engine.write(&batch);
+            self.base = self.engine.snapshot();
+            self.known = Default::default();
+        }
+    }
+
+    fn take_batch(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        for (family, changes) in Family::ALL.into_iter().zip(std::mem::take(&mut self.changed)) {
+            for (key, row) in changes {
+                match row {
+                    Some(row) => batch.put(family, key, row),
+                    None => batch.delete(family, key),
+                }
+            }
+        }
+        self.changed_bytes = 0;
+        batch
+    }
+}
+
+impl<E: Engine> Rows for Writer<'_, E> {
+    fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
+        let known = self.changed[family as usize]
+            .get(key)
+            .or_else(|| self.known[family as usize].get(key));
+        known.map_or_else(|| self.base.get(family, key), Clone::clone)
+    }
+
+    fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a {
+        let from_bound = std::ops::Bound::Included(from);
+        let is_empty = to.is_some_and(|to| to <= from);
+        let to_bound = if is_empty {
+            from_bound
+        } else {
+            to.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded)
+        };
+        let bounds = if is_empty {
+            (from_bound, std::ops::Bound::Excluded(from))
+        } else {
+            (from_bound, to_bound)
+        };
+        let mut over = self.changed[family as usize].range::<[u8], _>(bounds).peekable();
+        let mut under = self.base.scan(family, from, to).peekable();
+        std::iter::from_fn(move || next_row(&mut under, &mut over))
+    }
+}
+
+/// The next row of two sources, of which `over` decides where both have a key.
+fn next_row<I: Iterator<Item = Row>>(
+    under: &mut Peekable<I>,
+    over: &mut Peekable<Range<'_, Bytes, Option<Bytes>>>,
+) -> Option<Row> {
+    loop {
+        let Some((key, row)) = over.peek() else {
+            return under.next();
+        };
+        match under.peek().map_or(Ordering::Greater, |(under, _)| under.cmp(key)) {
+            Ordering::Less => return under.next(),
+            Ordering::Equal => drop(under.next()),
+            Ordering::Greater => {}
+        }
+        let row = row.as_ref().map(|row| ((*key).clone(), row.clone()));
+        over.next();
+        if row.is_some() {
+            return row;
+        }
+    }
+}

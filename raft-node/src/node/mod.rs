@@ -1,0 +1,186 @@
+//! A member put together: from a configuration to running threads, and back.
+//!
+//! ```text
+//!   start   data directory -> log -> state -> replay -> replica -> driver -> peers -> gRPC and HTTP
+//!   stop    refuse new work -> hand leadership over -> drain requests -> driver (sync, flush) -> close
+//! ```
+//! The log is replayed into the state *before* the replica exists: raft-rs would otherwise load everything
+//! that is unapplied at its first election. Listeners are bound first, so that a port in use is a refusal to
+//! start and nothing else has happened yet.
+
+mod chores;
+mod facts;
+mod member;
+mod start;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use proto::{Error, node::Command};
+use slog::{Logger, info, warn};
+use tokio::sync::{Semaphore, oneshot, watch};
+
+pub use self::start::start;
+use crate::{
+    config::Config,
+    data_dir::DataDirLock,
+    driver::{Driver, Published, RaftInbox, Reply, View},
+    grpc::{Identity, Limits, RpcCounters, ServerHandle},
+    limits,
+    peer::PeerNet,
+    replica::{Answer, Input, Time},
+};
+
+/// What everything that serves clients holds of a member.
+pub struct Node {
+    identity: Identity,
+    limits: Limits,
+    inbox: Arc<RaftInbox>,
+    clock: Instant,
+    published: Arc<Published>,
+    stopping: watch::Sender<bool>,
+    /// Free space is so low that growing writes must be refused.
+    disk_full: watch::Sender<bool>,
+    disk_bytes: AtomicU64,
+    lease_ids: AtomicU64,
+    blocking: tokio::runtime::Handle,
+    blocking_places: Arc<Semaphore>,
+    peers: Arc<PeerNet>,
+    counters: Arc<RpcCounters>,
+    logger: Logger,
+}
+
+/// A running member.
+pub struct Running {
+    node: Arc<Node>,
+    server: ServerHandle,
+    driver: Driver,
+    peers: Arc<PeerNet>,
+    background: tokio::runtime::Runtime,
+    /// Where clients reach it; differs from the flags where those say port 0.
+    pub client_addresses: Vec<SocketAddr>,
+    _lock: DataDirLock,
+}
+
+impl Node {
+    /// Deadlines of requests in the replica's time.
+    fn time(&self, deadline: tokio::time::Instant) -> Time {
+        deadline.into_std().saturating_duration_since(self.clock)
+    }
+
+    async fn ask<T>(
+        &self,
+        deadline: tokio::time::Instant,
+        input: impl FnOnce(oneshot::Sender<T>, Time) -> Input<Reply>,
+    ) -> Result<T, Error> {
+        if *self.stopping.borrow() {
+            return Err(Error::Stopped);
+        }
+        let (sender, answer) = oneshot::channel();
+        self.inbox.push(input(sender, self.time(deadline))).map_err(|_| Error::RequestTooManyRequests)?;
+        // The replica ends it at its deadline; the grace is for the way back.
+        match tokio::time::timeout_at(deadline + limits::ANSWER_GRACE, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Error::Stopped),
+            Err(_) => Err(Error::Timeout),
+        }
+    }
+
+    async fn question(
+        &self,
+        deadline: tokio::time::Instant,
+        input: impl FnOnce(Reply, Time) -> Input<Reply>,
+    ) -> Result<Answer, Error> {
+        match self.ask(deadline, |sender, time| input(Reply::Question(sender), time)).await? {
+            Answer::Failed(error) => Err(error),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Replicates a command of this member's own.
+    async fn propose_own(&self, command: Command) -> Result<kv::Response, Error> {
+        let deadline = tokio::time::Instant::now() + self.limits.request_timeout;
+        self.ask(deadline, |sender, deadline| Input::Propose { command, waiter: Reply::Write(sender), deadline }).await?
+    }
+
+    /// The state as it was published last.
+    pub fn latest(&self) -> Arc<View> {
+        self.published.view.load_full()
+    }
+}
+
+impl Running {
+    /// Resolves when the member cannot go on, with the reason.
+    pub async fn broken(&self) -> String {
+        let mut fatal = self.node.published.fatal.subscribe();
+        loop {
+            if let Some(reason) = fatal.borrow_and_update().clone() {
+                return reason;
+            }
+            // The sender lives as long as the node.
+            let _ = fatal.changed().await;
+        }
+    }
+
+    /// Stops within [`limits::STOP_MAX`]: everything acknowledged is on disk, and another member leads.
+    pub async fn stop(self, logger: &Logger) {
+        info!(logger, "stopping: no new requests are taken");
+        let deadline = tokio::time::Instant::now() + limits::STOP_MAX;
+        self.node.hand_over(logger).await;
+        self.node.stopping.send_replace(true);
+        let finish = move || {
+            self.server.stop(deadline.into_std());
+            self.background.shutdown_timeout(Duration::from_millis(500));
+            self.driver.stop();
+            drop(self.node);
+            if let Ok(peers) = Arc::try_unwrap(self.peers) {
+                peers.stop();
+            }
+        };
+        tokio::task::spawn_blocking(finish).await.expect("stopping does not panic");
+        info!(logger, "stopped");
+    }
+}
+
+impl Node {
+    /// Gives leadership away, if this member has it. Requests go on meanwhile: nobody needs to fail.
+    async fn hand_over(&self, logger: &Logger) {
+        let status = self.published.status.load_full();
+        if !status.is_leader() || status.voters.len() < 2 {
+            return;
+        }
+        let deadline = tokio::time::Instant::now() + limits::HAND_OVER_MAX;
+        let moved = self.question(deadline, |waiter, deadline| Input::MoveLeader { target: None, waiter, deadline });
+        match moved.await {
+            Ok(_) => info!(logger, "leadership handed over"),
+            Err(error) => warn!(logger, "leadership could not be handed over"; "error" => %error),
+        }
+    }
+}
+
+/// Binds every URL of a flag, or says which one cannot be bound.
+fn bind(flag: &'static str, urls: &[crate::config::ListenUrl]) -> Result<Vec<TcpListener>, crate::error::StartError> {
+    urls.iter()
+        .map(|listen| {
+            TcpListener::bind(listen.addr)
+                .map_err(|error| crate::error::StartError::cannot_listen(flag, listen.url.as_str(), &error))
+        })
+        .collect()
+}
+
+/// The bounds on requests that the flags set.
+fn request_limits(config: &Config) -> Limits {
+    let election = config.election_timeout;
+    Limits {
+        max_txn_ops: config.max_txn_ops,
+        max_request_bytes: config.max_request_bytes,
+        quota_bytes: config.quota_backend_bytes,
+        progress_interval: config.watch_progress_notify_interval,
+        // etcd derives both from its slower defaults; clients rely on those, so they are floors here.
+        request_timeout: (Duration::from_secs(5) + 2 * election).max(Duration::from_secs(7)),
+        require_leader_after: (3 * election).max(Duration::from_secs(3)),
+    }
+}

@@ -1,0 +1,220 @@
+//! Towards a peer: dial each lane, keep it open, and write what is queued.
+//!
+//! The writer takes everything that waits, encodes it into one buffer and writes that with one system call:
+//! under load a batch grows by itself, idle a frame goes at once. A stream that makes no progress, or whose
+//! pings come back no more, is given up and dialled again; what was queued on it is dropped, since raft
+//! repeats what matters and the rest is stale.
+//!
+//! Not here: a retry of a frame, an order between lanes.
+
+use std::{collections::VecDeque, io, sync::Arc};
+
+use bytes::{Buf, BytesMut};
+use proto::node::{Lane, PeerFrame, Refusal, peer_frame::Body};
+use slog::{debug, info, warn};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, tcp::ReadHalf},
+    time::{Duration, Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    Local, PeerNet, Sent, frame,
+    handshake::{self, DialError},
+    link::{Link, Queue},
+};
+use crate::limits;
+
+impl PeerNet {
+    /// Queues a frame for a peer's lane (urgent or bulk) or drops it; never waits.
+    pub fn send(&self, to: u64, lane: Lane, frame: PeerFrame) -> Sent {
+        match self.local.links.load().get(&to) {
+            Some(link) => link.push(lane, frame),
+            None => Sent::Dropped,
+        }
+    }
+}
+
+/// Dials one lane of one peer for as long as it is a member.
+pub(super) async fn keep_open(local: Arc<Local>, link: Arc<Link>, lane: Lane, urls: Vec<String>) {
+    let queue = link.queue(lane).expect("only lanes with a queue are kept open");
+    let mut pause = limits::PEER_REDIAL_MIN;
+    let mut last_failure = String::new();
+    loop {
+        let began = Instant::now();
+        let failure = match handshake::dial(&local, link.id, &urls, lane).await {
+            Ok(stream) => {
+                info!(local.logger, "peer stream is open"; "peer" => format!("{:x}", link.id), "lane" => lane.as_str_name());
+                last_failure.clear();
+                carry(&local, &link, lane, stream).await
+            }
+            Err(error) => {
+                if let DialError::Refused(Refusal::Amnesia, reason) = &error {
+                    local.sink.amnesia(amnesia(&local, reason));
+                }
+                if !matches!(error, DialError::Unreachable(_)) {
+                    pause = limits::PEER_REFUSED;
+                }
+                error.to_string()
+            }
+        };
+        link.count(|counts| counts.send_failures += 1);
+        local.sink.unreachable(link.id);
+        let (peer, name) = (format!("{:x}", link.id), lane.as_str_name());
+        if failure == last_failure {
+            debug!(local.logger, "peer is still unreachable"; "peer" => peer, "lane" => name, "error" => &failure);
+        } else {
+            warn!(local.logger, "peer is unreachable"; "peer" => peer, "lane" => name, "error" => &failure);
+            last_failure = failure;
+        }
+        if began.elapsed() > limits::PEER_REFUSED {
+            pause = limits::PEER_REDIAL_MIN;
+        }
+        wait(queue, pause).await;
+        pause = (pause * 2).min(limits::PEER_REDIAL_MAX);
+    }
+}
+
+/// Pauses between two dials, less long when the peer is heard meanwhile, but never so short as to spin.
+async fn wait(queue: &Queue, pause: Duration) {
+    sleep(limits::PEER_REDIAL_MIN).await;
+    let rest = pause.saturating_sub(limits::PEER_REDIAL_MIN);
+    let _heard_or_over = timeout(rest, queue.heard.notified()).await;
+}
+
+fn amnesia(local: &Local, reason: &str) -> String {
+    format!(
+        "this member's data directory does not belong to the member {:x} that the cluster knows: {reason}. Its \
+         directory was lost or replaced, and it could vote twice. Remove the member from the cluster and add it \
+         again, or bring its own directory back",
+        local.member_id
+    )
+}
+
+/// Uses an open stream until it ends, and says why it did.
+async fn carry(local: &Local, link: &Link, lane: Lane, mut stream: TcpStream) -> String {
+    let queue = link.queue(lane).expect("only lanes with a queue are kept open");
+    let open = Open { link, lane };
+    queue.open();
+    if link.is_connected() {
+        local.sink.connected(link.id);
+    }
+    let epoch = Instant::now();
+    let (mut reader, mut writer) = stream.split();
+    let why = tokio::select! {
+        result = write_frames(link, lane, queue, &mut writer, epoch) => match result {
+            Ok(never) => match never {},
+            Err(error) => error.to_string(),
+        },
+        why = read_pongs(link, lane, &mut reader, epoch) => why,
+    };
+    drop(open);
+    link.count(|counts| counts.disconnects += 1);
+    why
+}
+
+/// A lane that is connected; its queue closes with it, also when its task is aborted.
+struct Open<'a> {
+    link: &'a Link,
+    lane: Lane,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.link.close(self.lane);
+    }
+}
+
+enum Never {}
+
+async fn write_frames(
+    link: &Link,
+    lane: Lane,
+    queue: &Queue,
+    stream: &mut (impl AsyncWrite + Unpin),
+    epoch: Instant,
+) -> io::Result<Never> {
+    let mut pings = interval(limits::PEER_PING);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pinged = epoch;
+    let mut buffer = BytesMut::new();
+    loop {
+        let mut batch = tokio::select! {
+            batch = queue.next() => batch,
+            _ = pings.tick() => VecDeque::new(),
+        };
+        loop {
+            encode(&mut batch, &mut buffer);
+            let bytes = buffer.len();
+            // Also between the writes of a long batch: its end may be further off than the peer's patience.
+            if bytes == 0 || pinged.elapsed() >= limits::PEER_PING {
+                pinged = Instant::now();
+                let micros = (pinged - epoch).as_micros() as u64;
+                frame::put(
+                    &mut buffer,
+                    &PeerFrame {
+                        body: Some(Body::Ping(micros)),
+                    },
+                );
+            }
+            link.count_sent(buffer.len());
+            write_all(stream, &mut buffer, handshake::stall(lane)).await?;
+            queue.written(bytes);
+            if batch.is_empty() {
+                break;
+            }
+        }
+        // A burst of large appends is not kept for ever; frames of a mebibyte do not reallocate each time.
+        if buffer.capacity() > 4 * limits::PEER_WRITE_BYTES {
+            buffer = BytesMut::new();
+        }
+    }
+}
+
+/// Moves frames into `buffer` until it is worth a write.
+fn encode(batch: &mut VecDeque<PeerFrame>, buffer: &mut BytesMut) {
+    while buffer.len() < limits::PEER_WRITE_BYTES
+        && let Some(next) = batch.pop_front()
+    {
+        frame::put(buffer, &next);
+    }
+}
+
+/// Writes all; fails when not one byte left for `stall`.
+async fn write_all(stream: &mut (impl AsyncWrite + Unpin), buffer: &mut BytesMut, stall: Duration) -> io::Result<()> {
+    while buffer.has_remaining() {
+        match timeout(stall, stream.write_buf(buffer)).await {
+            Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => written?,
+            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")),
+        };
+    }
+    buffer.clear();
+    Ok(())
+}
+
+/// Reads the only thing that comes back, and notices that nothing does.
+async fn read_pongs(link: &Link, lane: Lane, stream: &mut ReadHalf<'_>, epoch: Instant) -> String {
+    let silence = if lane == Lane::Urgent {
+        limits::PEER_SILENCE_URGENT
+    } else {
+        limits::PEER_SILENCE
+    };
+    let mut buffer = BytesMut::new();
+    loop {
+        let read = frame::read::<PeerFrame>(stream, &mut buffer, limits::PEER_HANDSHAKE_BYTES_MAX);
+        match timeout(silence, read).await {
+            Ok(Ok(PeerFrame {
+                body: Some(Body::Pong(micros)),
+            })) => {
+                let now = epoch.elapsed();
+                // A peer that makes up pongs only spoils its own histogram.
+                let took = now.saturating_sub(Duration::from_micros(micros));
+                link.count(|counts| counts.round_trips.observe(took));
+            }
+            Ok(Ok(_)) => return "something else than a pong came back".into(),
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return format!("no answer to a ping for {silence:?}"),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The raft side of snapshots: metadata in, metadata out. Files travel beside raft's messages.
+//!
+//! Sending: raft-rs asks the log view for a snapshot, which wants one made; the driver makes a checkpoint
+//! and says at which entry; raft-rs asks again and its MsgSnapshot leaves together with the files, to be
+//! stepped by the receiver only after every file has been verified there.
+
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::{
+    SnapshotStatus,
+    eraftpb::{Message, MessageType, SnapshotMetadata},
+};
+
+use super::{Install, Time, replica::Replica};
+use crate::log::{EntryId, LogReader, LogWrite};
+
+impl<W, R: LogReader> Replica<W, R> {
+    pub(super) fn snapshot_made(&mut self, at: EntryId) {
+        let conf_state = self.raw.raft.prs().conf().to_conf_state();
+        let mut metadata = SnapshotMetadata { index: at.index, term: at.term, ..SnapshotMetadata::default() };
+        metadata.set_conf_state(conf_state);
+        self.raw.mut_store().set_snapshot(Some(metadata));
+    }
+
+    pub(super) fn snapshot_sent(&mut self, to: u64, ok: bool) {
+        // The next peer in need gets a fresh one: these files may be removed now.
+        self.raw.mut_store().set_snapshot(None);
+        self.raw.report_snapshot(to, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+        self.snapshots_in_flight.remove(&to);
+    }
+
+    /// Separates MsgSnapshot from what leaves as a frame.
+    pub(super) fn snapshot_leaves(&mut self, message: &Message) -> bool {
+        if message.get_msg_type() != MessageType::MsgSnapshot {
+            return false;
+        }
+        let index = message.get_snapshot().get_metadata().index;
+        self.snapshots_in_flight.insert(message.to, index);
+        self.send_snapshots.push((message.to, encode(message)));
+        true
+    }
+
+    /// The files of a snapshot are here and verified. raft-rs decides whether it is news.
+    pub(super) fn snapshot_arrived(&mut self, now: Time, from: u64, bytes: &Bytes) {
+        let news = match Message::parse_from_bytes(bytes) {
+            Ok(message)
+                if message.from == from
+                    && message.to == self.id
+                    && message.get_msg_type() == MessageType::MsgSnapshot =>
+            {
+                self.step(now, message);
+                self.raw.snap().is_some_and(|snapshot| snapshot.get_metadata().index > 0)
+            }
+            _ => false,
+        };
+        if !news {
+            self.discard_snapshot = true;
+        }
+    }
+
+    pub(super) fn install(&mut self, number: u64, metadata: &SnapshotMetadata, group: LogWrite) -> Install {
+        let at = EntryId { index: metadata.index, term: metadata.term };
+        self.raw.mut_store().reset(at);
+        self.handed_out = at.index;
+        let skipped = self.pending.skipped(at.index);
+        self.fail(skipped);
+        Install { number, at, group }
+    }
+}
+
+pub(super) fn encode(message: &Message) -> Bytes {
+    Bytes::from(message.write_to_bytes().expect("a message that raft-rs made can be encoded"))
+}

@@ -1,0 +1,147 @@
+//! Where the state machine's files are, and which of them count.
+//!
+//! ```text
+//!   kv/ACTIVE              one line: the directory of the state that counts; replaced by rename
+//!   kv/state-0             the first state
+//!   kv/state-<index>-<term>  a state that came as a snapshot
+//!   kv/incoming/           files of a snapshot that is on its way here
+//!   kv/outgoing-<n>/       a checkpoint that is on its way to others
+//! ```
+//! Switching states is one rename, so a crash leaves either the old or the new one. Everything that ACTIVE
+//! does not name is removed at the next start.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use kv::{RocksEngine, RocksOptions, Store, StoreOptions, engine::Engine as _};
+
+use crate::log::EntryId;
+
+const ACTIVE: &str = "ACTIVE";
+const FIRST: &str = "state-0";
+
+/// The directory `kv` of a member.
+#[derive(Clone, Debug)]
+pub struct StateDirectory {
+    root: PathBuf,
+    options: RocksOptions,
+}
+
+impl StateDirectory {
+    /// Prepares `root`; removes what a crash or an earlier snapshot left behind.
+    pub fn open(root: &Path, options: RocksOptions) -> Result<Self, String> {
+        let directory = Self { root: root.to_owned(), options };
+        directory.prepare().map_err(|error| format!("{}: {error}", root.display()))?;
+        Ok(directory)
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.root)?;
+        let active = self.active()?;
+        self.remove_all_but(&[&active])?;
+        fs::create_dir_all(self.incoming())
+    }
+
+    /// Opens the state that counts. The text names the file and what RocksDB said.
+    pub fn open_store(&self) -> Result<Store<RocksEngine>, String> {
+        let path = self.root.join(self.active().map_err(|error| format!("{}: {error}", self.root.display()))?);
+        let engine = RocksEngine::open(&path, &self.options)?;
+        Ok(Store::open(engine, StoreOptions::default()))
+    }
+
+    /// Where snapshots arrive.
+    pub fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
+    /// Where checkpoint number `number` goes.
+    pub fn outgoing(&self, number: u64) -> PathBuf {
+        self.root.join(format!("outgoing-{number}"))
+    }
+
+    /// The directory of the state that ends at `at`.
+    pub fn name_of(at: EntryId) -> String {
+        format!("state-{}-{}", at.index, at.term)
+    }
+
+    /// Moves verified files to the place of a state; it does not count yet.
+    pub fn take_in(&self, files: &Path, at: EntryId) -> Result<(), String> {
+        let place = self.root.join(Self::name_of(at));
+        let moved = (|| {
+            remove(&place)?;
+            fs::rename(files, &place)?;
+            sync_directory(&self.root)
+        })();
+        moved.map_err(|error: io::Error| format!("cannot keep the snapshot that arrived as {}: {error}", place.display()))
+    }
+
+    /// From now on the state that ends at `at` counts. The old one's files stay until [`Self::forget`].
+    pub fn switch_to(&self, at: EntryId) -> Store<RocksEngine> {
+        self.activate(&Self::name_of(at)).unwrap_or_else(|error| panic!("{}: {error}", self.root.join(ACTIVE).display()));
+        self.open_store().unwrap_or_else(|why| panic!("the installed snapshot cannot be opened: {why}"))
+    }
+
+    /// Finishes an installation that a crash interrupted.
+    pub fn finish(&self, name: &str) -> Result<(), String> {
+        let place = self.root.join(name);
+        if !place.is_dir() {
+            return Err(format!("{} is missing, though its installation had begun", place.display()));
+        }
+        self.activate(name).map_err(|error| format!("{}: {error}", self.root.join(ACTIVE).display()))
+    }
+
+    /// Removes states and checkpoints that do not count any more; nothing may read them.
+    pub fn forget(&self) -> io::Result<()> {
+        self.remove_all_but(&[&self.active()?, "incoming"])
+    }
+
+    /// A consistent copy of the state's files, mostly hard links.
+    pub fn checkpoint(engine: &RocksEngine, directory: &Path) {
+        remove(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        engine
+            .checkpoint(directory)
+            .unwrap_or_else(|why| panic!("cannot make a checkpoint in {}: {why}", directory.display()));
+    }
+
+    fn active(&self) -> io::Result<String> {
+        match fs::read_to_string(self.root.join(ACTIVE)) {
+            Ok(name) => Ok(name.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FIRST.to_owned()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn activate(&self, name: &str) -> io::Result<()> {
+        let written = self.root.join("ACTIVE.new");
+        let mut file = File::create(&written)?;
+        writeln!(file, "{name}")?;
+        file.sync_all()?;
+        fs::rename(written, self.root.join(ACTIVE))?;
+        sync_directory(&self.root)
+    }
+
+    fn remove_all_but(&self, kept: &[&str]) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let is_kept = kept.iter().any(|name| entry.file_name() == **name);
+            if entry.file_type()?.is_dir() && !is_kept {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
