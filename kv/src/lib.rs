@@ -15,6 +15,7 @@ mod events;
 mod hash;
 mod history;
 mod layout;
+pub mod mutants;
 mod opening;
 mod range;
 mod record;

@@ -14,6 +14,7 @@
 use crate::{
     engine::{Family, Rows},
     history::{self, Forgotten, Live},
+    mutants,
     record::Record,
     state::header,
 };
@@ -51,7 +52,7 @@ pub fn at(requested: i64, current: i64, compact: i64) -> Result<At, Error> {
         Ok(At::Latest)
     } else if requested > current {
         Err(Error::FutureRev)
-    } else if requested < compact {
+    } else if requested < compact || (requested == compact && mutants::is("compaction-off-by-one")) {
         Err(Error::Compacted)
     } else {
         Ok(At::Revision(requested))
@@ -147,6 +148,9 @@ pub fn range<R: Rows>(
         None => count(&range)?,
     };
     (reply.kvs, reply.more) = gathered.finish();
+    if mutants::is("count-after-filter") && has_filter(request) {
+        reply.count = reply.kvs.len() as i64;
+    }
     Ok(reply)
 }
 

@@ -12,6 +12,7 @@
 use crate::{
     engine::{Engine, Rows},
     history::{self, Forgotten},
+    mutants,
     range::{self, At, Failure, REPLY_BYTES_MAX},
     record::Record,
     state::header,
@@ -99,7 +100,8 @@ fn choose<R: Rows>(rows: &R, request: &TxnRequest, path: &mut Path) {
 /// missing key has no value: comparing that is false, whatever the operator.
 fn holds<R: Rows>(rows: &R, compare: &Compare) -> bool {
     let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
-    let missing = || compare.target != CompareTarget::Value as i32 && satisfies(compare, None);
+    let has_no_value = compare.target == CompareTarget::Value as i32 && !mutants::is("value-compare-missing");
+    let missing = || !has_no_value && satisfies(compare, None);
     if let KeyRange::Key(key) = &range {
         let record = history::latest(rows, key);
         return record.map_or_else(missing, |record| satisfies(compare, Some(&record)));
@@ -260,6 +262,9 @@ pub(crate) fn run_put<E: Engine>(writer: &mut Writer<'_, E>, put: &PutRequest) -
             lease = kept.map_or(0, |kept| kept.lease);
         }
     }
+    if mutants::is("reput-keeps-lease") && lease == 0 {
+        lease = history::latest(&*writer, &put.key).map_or(0, |kept| kept.lease);
+    }
     let prev = writer.put(&put.key, value, lease);
     let prev_kv = prev.filter(|_| put.prev_kv).map(|prev| prev.to_proto(put.key.clone()));
     PutResponse {
@@ -294,6 +299,9 @@ pub(crate) fn run_delete<E: Engine>(writer: &mut Writer<'_, E>, delete: &DeleteR
             }
             writer.delete(key, record);
         }
+    }
+    if mutants::is("noop-delete-bumps") && reply.deleted == 0 {
+        writer.next_change();
     }
     reply.header = header(writer.revision());
     reply

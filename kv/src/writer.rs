@@ -232,7 +232,7 @@ impl<'s, E: Engine> Writer<'s, E> {
         }
     }
 
-    fn next_change(&mut self) -> Revision {
+    pub(crate) fn next_change(&mut self) -> Revision {
         let at = Revision {
             main: self.state.revision + 1,
             sub: self.sub,

@@ -24,7 +24,13 @@ pub struct Inbox<T> {
 impl<T> Inbox<T> {
     /// An empty queue; `name` is how metrics and logs call it.
     pub fn new(name: &'static str, capacity: usize) -> Self {
-        Self { name, capacity, items: Mutex::new(Vec::new()), arrived: Condvar::new(), refused: AtomicU64::new(0) }
+        Self {
+            name,
+            capacity,
+            items: Mutex::new(Vec::new()),
+            arrived: Condvar::new(),
+            refused: AtomicU64::new(0),
+        }
     }
 
     /// The name it was made with.
@@ -69,7 +75,11 @@ impl<T> Inbox<T> {
     pub fn drain(&self, out: &mut Vec<T>, wait: Duration) {
         let mut items = self.lock();
         if items.is_empty() && !wait.is_zero() {
-            items = self.arrived.wait_timeout(items, wait).unwrap_or_else(PoisonError::into_inner).0;
+            items = self
+                .arrived
+                .wait_timeout(items, wait)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         if out.is_empty() {
             std::mem::swap(&mut *items, out);

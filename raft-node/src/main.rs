@@ -24,7 +24,8 @@ fn main() -> ExitCode {
         print(panic);
         std::process::abort();
     }));
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match Config::parse(std::env::args_os().skip(1), variables) {
         Ok(Parsed::Help(text) | Parsed::Version(text)) => {
             print!("{text}");

@@ -33,8 +33,13 @@ pub struct StateDirectory {
 impl StateDirectory {
     /// Prepares `root`; removes what a crash or an earlier snapshot left behind.
     pub fn open(root: &Path, options: RocksOptions) -> Result<Self, String> {
-        let directory = Self { root: root.to_owned(), options };
-        directory.prepare().map_err(|error| format!("{}: {error}", root.display()))?;
+        let directory = Self {
+            root: root.to_owned(),
+            options,
+        };
+        directory
+            .prepare()
+            .map_err(|error| format!("{}: {error}", root.display()))?;
         Ok(directory)
     }
 
@@ -47,7 +52,10 @@ impl StateDirectory {
 
     /// Opens the state that counts. The text names the file and what RocksDB said.
     pub fn open_store(&self) -> Result<Store<RocksEngine>, String> {
-        let path = self.root.join(self.active().map_err(|error| format!("{}: {error}", self.root.display()))?);
+        let path = self.root.join(
+            self.active()
+                .map_err(|error| format!("{}: {error}", self.root.display()))?,
+        );
         let engine = RocksEngine::open(&path, &self.options)?;
         Ok(Store::open(engine, StoreOptions::default()))
     }
@@ -75,22 +83,30 @@ impl StateDirectory {
             fs::rename(files, &place)?;
             sync_directory(&self.root)
         })();
-        moved.map_err(|error: io::Error| format!("cannot keep the snapshot that arrived as {}: {error}", place.display()))
+        moved.map_err(|error: io::Error| {
+            format!("cannot keep the snapshot that arrived as {}: {error}", place.display())
+        })
     }
 
     /// From now on the state that ends at `at` counts. The old one's files stay until [`Self::forget`].
     pub fn switch_to(&self, at: EntryId) -> Store<RocksEngine> {
-        self.activate(&Self::name_of(at)).unwrap_or_else(|error| panic!("{}: {error}", self.root.join(ACTIVE).display()));
-        self.open_store().unwrap_or_else(|why| panic!("the installed snapshot cannot be opened: {why}"))
+        self.activate(&Self::name_of(at))
+            .unwrap_or_else(|error| panic!("{}: {error}", self.root.join(ACTIVE).display()));
+        self.open_store()
+            .unwrap_or_else(|why| panic!("the installed snapshot cannot be opened: {why}"))
     }
 
     /// Finishes an installation that a crash interrupted.
     pub fn finish(&self, name: &str) -> Result<(), String> {
         let place = self.root.join(name);
         if !place.is_dir() {
-            return Err(format!("{} is missing, though its installation had begun", place.display()));
+            return Err(format!(
+                "{} is missing, though its installation had begun",
+                place.display()
+            ));
         }
-        self.activate(name).map_err(|error| format!("{}: {error}", self.root.join(ACTIVE).display()))
+        self.activate(name)
+            .map_err(|error| format!("{}: {error}", self.root.join(ACTIVE).display()))
     }
 
     /// Removes states and checkpoints that do not count any more; nothing may read them.

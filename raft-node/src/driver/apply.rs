@@ -87,7 +87,8 @@ impl ApplyThread {
             let mut batch: Vec<Committed<Reply>> = Vec::new();
             for task in tasks.drain(..) {
                 if let ApplyTask::Entries(entries, since) = task {
-                    self.published.time(|timings| timings.queue_wait.observe(since.elapsed()));
+                    self.published
+                        .time(|timings| timings.queue_wait.observe(since.elapsed()));
                     batch.extend(entries);
                     continue;
                 }
@@ -172,7 +173,10 @@ impl ApplyThread {
             // RocksDB flushes by itself too, when its memtables are full.
             self.report_flushed();
         }
-        if self.superseded_at.is_some_and(|at| at.elapsed() >= limits::SUPERSEDED_KEPT) {
+        if self
+            .superseded_at
+            .is_some_and(|at| at.elapsed() >= limits::SUPERSEDED_KEPT)
+        {
             self.superseded_at = None;
             self.forget();
         }
@@ -184,7 +188,10 @@ impl ApplyThread {
         if flushed.index > self.flushed {
             self.flushed = flushed.index;
             self.published.flushed.store(flushed.index, Ordering::Relaxed);
-            let applied = EntryId { index: flushed.index, term: flushed.term };
+            let applied = EntryId {
+                index: flushed.index,
+                term: flushed.term,
+            };
             self.raft.push_completion(Input::Flushed { applied });
         }
     }
@@ -198,12 +205,21 @@ impl ApplyThread {
         info!(self.logger, "made a checkpoint for members that lag"; "index" => applied.index,
             "took_ms" => began.elapsed().as_millis() as u64);
         self.report_flushed();
-        self.raft.push_completion(Input::SnapshotMade { at: EntryId { index: applied.index, term: applied.term } });
+        self.raft.push_completion(Input::SnapshotMade {
+            at: EntryId {
+                index: applied.index,
+                term: applied.term,
+            },
+        });
     }
 
     fn install(&mut self, at: EntryId) -> Leases {
         self.store = self.state_directory.switch_to(at);
-        assert_eq!(self.store.applied().index, at.index, "a snapshot's state is not at the entry that it was sent for");
+        assert_eq!(
+            self.store.applied().index,
+            at.index,
+            "a snapshot's state is not at the entry that it was sent for"
+        );
         self.superseded_at = Some(Instant::now());
         self.flushed = at.index;
         self.unflushed_bytes = 0;

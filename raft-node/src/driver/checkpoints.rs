@@ -20,7 +20,13 @@ impl Checkpoints {
     /// `first` numbers checkpoints across restarts: receivers resume by the number.
     pub fn new(state_directory: StateDirectory, first: u64) -> Self {
         let on_its_way_to = BTreeSet::new();
-        Self { state_directory, number: first, is_being_made: false, made_at: None, on_its_way_to }
+        Self {
+            state_directory,
+            number: first,
+            is_being_made: false,
+            made_at: None,
+            on_its_way_to,
+        }
     }
 
     /// Whether a new one may be made now; if so, it is about to be.
@@ -48,7 +54,13 @@ impl Checkpoints {
     pub fn source(&mut self, to: u64, install: Bytes) -> Option<SnapshotSource> {
         let at = self.made_at?;
         self.on_its_way_to.insert(to);
-        Some(SnapshotSource { id: self.number, index: at.index, term: at.term, directory: self.directory(), install })
+        Some(SnapshotSource {
+            id: self.number,
+            index: at.index,
+            term: at.term,
+            directory: self.directory(),
+            install,
+        })
     }
 
     /// It arrived at `to`, or never will; the directory to remove when nobody waits for it any more.

@@ -48,7 +48,8 @@ impl<L: Log> LogThread<L> {
         let mut marked_at = Instant::now();
         let mut is_marked = true;
         loop {
-            self.inbox.drain(&mut tasks, if is_marked { Duration::from_secs(1) } else { MARK_EVERY });
+            self.inbox
+                .drain(&mut tasks, if is_marked { Duration::from_secs(1) } else { MARK_EVERY });
             let is_idle = tasks.is_empty();
             let mut groups: Vec<LogWrite> = Vec::new();
             let mut number = 0;
@@ -81,7 +82,9 @@ impl<L: Log> LogThread<L> {
         if groups.is_empty() {
             return false;
         }
-        let is_empty = groups.iter().all(|group| group.entries.is_empty() && group.hard_state.is_none());
+        let is_empty = groups
+            .iter()
+            .all(|group| group.entries.is_empty() && group.hard_state.is_none());
         if !is_empty {
             let began = Instant::now();
             self.log.write(groups);
@@ -101,14 +104,22 @@ impl<L: Log> LogThread<L> {
         self.log.set_install_intent(Some(intent));
         let (done, switched) = mpsc::sync_channel(1);
         self.apply.push_completion(ApplyTask::Install(install.at, done));
-        let leases = switched.recv().expect("the apply thread outlives the log thread, and answers");
+        let leases = switched
+            .recv()
+            .expect("the apply thread outlives the log thread, and answers");
         let hard_state = install.group.hard_state.clone().unwrap_or_default();
         self.log.reset(install.at, &hard_state);
         if !install.group.entries.is_empty() {
-            self.log.write(&[LogWrite { entries: install.group.entries, hard_state: None }]);
+            self.log.write(&[LogWrite {
+                entries: install.group.entries,
+                hard_state: None,
+            }]);
         }
         self.raft.push_completion(Input::Persisted { number: install.number });
-        self.raft.push_completion(Input::Installed { index: install.at.index, leases });
+        self.raft.push_completion(Input::Installed {
+            index: install.at.index,
+            leases,
+        });
         self.published.installing.store(0, Ordering::Relaxed);
         let mut status = (**self.published.status.load()).clone();
         status.snapshots_installed += 1;

@@ -185,7 +185,9 @@ impl Driver {
     pub fn stop(self) {
         self.stop.send_replace(true);
         for thread in [self.raft, self.log, self.apply] {
-            thread.join().expect("a panic on a thread ends the process, so it cannot be met here");
+            thread
+                .join()
+                .expect("a panic on a thread ends the process, so it cannot be met here");
         }
     }
 }
@@ -266,7 +268,8 @@ impl<R: LogReader> RaftThread<R> {
             self.log.push_completion(log::LogTask::Write(write));
         }
         if !output.committed.is_empty() {
-            self.apply.push_completion(ApplyTask::Entries(output.committed, Instant::now()));
+            self.apply
+                .push_completion(ApplyTask::Entries(output.committed, Instant::now()));
         }
         for (waiter, answer) in output.answers {
             waiter.answer(answer);
@@ -275,7 +278,8 @@ impl<R: LogReader> RaftThread<R> {
             self.log.push_completion(log::LogTask::Truncate(to));
         }
         if output.snapshot_wanted && self.checkpoints.begin() {
-            self.apply.push_completion(ApplyTask::Checkpoint(self.checkpoints.directory()));
+            self.apply
+                .push_completion(ApplyTask::Checkpoint(self.checkpoints.directory()));
         }
         for (to, message) in output.send_snapshots {
             if let Some(source) = self.checkpoints.source(to, message) {
@@ -336,13 +340,21 @@ impl<R: LogReader> RaftThread<R> {
                 pending: (standing.proposals_waiting + standing.proposals_sent) as u64,
                 failed: standing.proposals_failed,
             },
-            reads: Reads { pending: standing.reads_waiting as u64, ..previous.reads },
+            reads: Reads {
+                pending: standing.reads_waiting as u64,
+                ..previous.reads
+            },
             leader_changes_seen: standing.leader_changes,
             heartbeat_send_failures: self.heartbeats_dropped,
             slow_applies: self.published.slow_applies.load(Ordering::Relaxed),
             snapshot_installing: self.published.installing.load(Ordering::Relaxed) > 0,
             queues: self.queues(),
-            timings: self.published.timings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            timings: self
+                .published
+                .timings
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
             ..(**previous).clone()
         }
     }
@@ -358,7 +370,12 @@ impl<R: LogReader> RaftThread<R> {
             queue("raft", self.inbox.len(), limits::RAFT_INBOX_MAX, self.inbox.refused()),
             queue("log", self.log.len(), 0, 0),
             queue("apply", self.apply.len(), 0, 0),
-            queue("proposals", self.last.proposals_waiting, limits::PROPOSALS_WAITING_MAX, 0),
+            queue(
+                "proposals",
+                self.last.proposals_waiting,
+                limits::PROPOSALS_WAITING_MAX,
+                0,
+            ),
             queue("reads", self.last.reads_waiting, limits::READS_WAITING_MAX, 0),
         ]
     }
@@ -397,12 +414,18 @@ impl PeerSink for Sink {
     }
 
     fn snapshot_received(&self, from: u64, snapshot: ReceivedSnapshot) {
-        let at = EntryId { index: snapshot.index, term: snapshot.term };
+        let at = EntryId {
+            index: snapshot.index,
+            term: snapshot.term,
+        };
         if let Err(why) = self.state_directory.take_in(&snapshot.directory, at) {
             self.published.fatal.send_replace(Some(why));
             return;
         }
-        self.inbox.push_completion(Input::SnapshotArrived { from, message: snapshot.install });
+        self.inbox.push_completion(Input::SnapshotArrived {
+            from,
+            message: snapshot.install,
+        });
     }
 
     fn snapshot_sent(&self, to: u64, ok: bool) {

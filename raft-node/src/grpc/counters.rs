@@ -3,11 +3,11 @@
 //!
 //! Streams end when their response stream does. A call that the client abandons ends as Canceled.
 
+use crate::metrics::RpcFacts;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
-use crate::metrics::RpcFacts;
 use tonic::{Code, Status};
 
 /// gRPC's status codes are 0..=16.

@@ -36,8 +36,6 @@ use rocksdb::{
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// False only in the build that the durability tests must reject.
-const SYNC_EVERY_WRITE: bool = !cfg!(feature = "mutant-no-sync");
 /// The WAL rotates with the memtable, and most entries are truncated before a flush of this size writes them.
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 /// Memtables that may wait for a flush before writes stall.
@@ -390,7 +388,8 @@ impl RocksReader {
 
     fn write_synced(&self, batch: WriteBatch) {
         let mut options = WriteOptions::default();
-        options.set_sync(SYNC_EVERY_WRITE);
+        // False only in the build that the durability tests must reject.
+        options.set_sync(!kv::mutants::is("no-sync"));
         if let Err(error) = self.db.write_opt(batch, &options) {
             let directory = self.directory.display();
             panic!("{directory}: cannot write and sync the Raft log: {error}; stopping, since a sync is never retried");

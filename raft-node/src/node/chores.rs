@@ -27,7 +27,11 @@ pub fn start(runtime: &Runtime, node: &Arc<Node>, config: &Config, engine: Rocks
     let publish = PublishMember {
         id: node.identity.member_id,
         name: config.name.clone(),
-        client_urls: config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        client_urls: config
+            .advertise_client_urls
+            .iter()
+            .map(|url| url.as_str().to_owned())
+            .collect(),
     };
     runtime.spawn(publish_member(Arc::clone(node), publish));
     if let Some(retention) = config.auto_compaction_retention {
@@ -35,7 +39,9 @@ pub fn start(runtime: &Runtime, node: &Arc<Node>, config: &Config, engine: Rocks
     }
     runtime.spawn(watch_space(Arc::clone(node), config.data_dir.clone()));
     runtime.spawn(measure(Arc::clone(node), engine.clone()));
-    runtime.spawn(scrub_files(Arc::clone(node), move || log.verify_checksums().and_then(|()| engine.verify_checksums())));
+    runtime.spawn(scrub_files(Arc::clone(node), move || {
+        log.verify_checksums().and_then(|()| engine.verify_checksums())
+    }));
 }
 
 async fn publish_member(node: Arc<Node>, publish: PublishMember) {
@@ -47,11 +53,18 @@ async fn publish_member(node: Arc<Node>, publish: PublishMember) {
         "client_urls" => publish.client_urls.join(","));
     loop {
         let view = node.latest();
-        let known = view.membership().members.iter().find(|member| member.id == publish.id).cloned();
+        let known = view
+            .membership()
+            .members
+            .iter()
+            .find(|member| member.id == publish.id)
+            .cloned();
         if known.is_some_and(|known| known.name == publish.name && known.client_urls == publish.client_urls) {
             return;
         }
-        let command = Command { op: Some(Op::PublishMember(publish.clone())) };
+        let command = Command {
+            op: Some(Op::PublishMember(publish.clone())),
+        };
         if let Err(error) = node.propose_own(command).await {
             warn!(node.logger, "cannot publish this member's name and URLs yet"; "error" => %error);
             sleep(Duration::from_millis(500)).await;
@@ -77,9 +90,19 @@ async fn compact(node: Arc<Node>, retention: Duration) {
         if !node.published.status.load().is_leader() || revision <= node.latest().compact_revision().max(1) {
             continue;
         }
-        let request = CompactionRequest { revision, physical: false };
-        match node.propose_own(Command { op: Some(Op::Compact(request)) }).await {
-            Ok(_) => info!(node.logger, "compacted history"; "revision" => revision, "retention" => format!("{retention:?}")),
+        let request = CompactionRequest {
+            revision,
+            physical: false,
+        };
+        match node
+            .propose_own(Command {
+                op: Some(Op::Compact(request)),
+            })
+            .await
+        {
+            Ok(_) => {
+                info!(node.logger, "compacted history"; "revision" => revision, "retention" => format!("{retention:?}"))
+            }
             Err(error) => warn!(node.logger, "cannot compact history now"; "revision" => revision, "error" => %error),
         }
     }
@@ -95,20 +118,46 @@ async fn watch_space(node: Arc<Node>, directory: PathBuf) {
         let view = node.latest();
         let free = free_bytes(&directory);
         // Hysteresis: a cluster that hovers at the bound would flip the alarm with every write.
-        let free_min = if is_full { limits::FREE_DISK_BYTES_MIN / 4 * 5 } else { limits::FREE_DISK_BYTES_MIN };
+        let free_min = if is_full {
+            limits::FREE_DISK_BYTES_MIN / 4 * 5
+        } else {
+            limits::FREE_DISK_BYTES_MIN
+        };
         let disk_full = free.is_some_and(|free| free < free_min);
         node.disk_full.send_replace(disk_full);
-        let quota_max = node.limits.quota_bytes.map(|quota| if is_full { quota / 100 * 95 } else { quota });
+        let quota_max = node
+            .limits
+            .quota_bytes
+            .map(|quota| if is_full { quota / 100 * 95 } else { quota });
         is_full = disk_full || quota_max.is_some_and(|quota| view.live_bytes() >= quota);
         let member_id = node.identity.member_id;
-        let is_raised =
-            view.alarms().iter().any(|row| row.member_id == member_id && row.alarm == AlarmType::Nospace as i32);
+        let is_raised = view
+            .alarms()
+            .iter()
+            .any(|row| row.member_id == member_id && row.alarm == AlarmType::Nospace as i32);
         if is_full != is_raised && *node.published.serving.borrow() {
-            let action = if is_full { AlarmAction::Activate } else { AlarmAction::Deactivate } as i32;
-            let request = AlarmRequest { action, member_id, alarm: AlarmType::Nospace as i32 };
-            let news = if is_full { "out of space: growing writes are refused" } else { "space is back" };
+            let action = if is_full {
+                AlarmAction::Activate
+            } else {
+                AlarmAction::Deactivate
+            } as i32;
+            let request = AlarmRequest {
+                action,
+                member_id,
+                alarm: AlarmType::Nospace as i32,
+            };
+            let news = if is_full {
+                "out of space: growing writes are refused"
+            } else {
+                "space is back"
+            };
             warn!(node.logger, "{news}"; "live_bytes" => view.live_bytes(), "free_disk_bytes" => free);
-            if let Err(error) = node.propose_own(Command { op: Some(Op::Alarm(request)) }).await {
+            if let Err(error) = node
+                .propose_own(Command {
+                    op: Some(Op::Alarm(request)),
+                })
+                .await
+            {
                 warn!(node.logger, "cannot change the NOSPACE alarm now"; "error" => %error);
             }
         }

@@ -29,11 +29,23 @@ impl HealthSource for Source {
     fn status(&self) -> Arc<Status> {
         let status = self.node.published.status.load_full();
         let stopping = *self.node.stopping.borrow();
-        if stopping { Arc::new(Status { stopping, ..(*status).clone() }) } else { status }
+        if stopping {
+            Arc::new(Status {
+                stopping,
+                ..(*status).clone()
+            })
+        } else {
+            status
+        }
     }
 
     fn alarms(&self) -> Vec<&'static str> {
-        self.node.latest().alarms().iter().filter_map(|alarm| alarm_name(alarm.alarm)).collect()
+        self.node
+            .latest()
+            .alarms()
+            .iter()
+            .filter_map(|alarm| alarm_name(alarm.alarm))
+            .collect()
     }
 
     async fn read_local(&self) -> Result<(), Error> {
@@ -42,7 +54,10 @@ impl HealthSource for Source {
     }
 
     async fn read_linearizable(&self) -> Result<(), Error> {
-        let view = self.node.read_index(tokio::time::Instant::now() + self.check_time_max()).await?;
+        let view = self
+            .node
+            .read_index(tokio::time::Instant::now() + self.check_time_max())
+            .await?;
         self.node.blocking(move || read_one(&view)).await?
     }
 
@@ -97,7 +112,10 @@ impl Source {
             live_bytes: view.live_bytes(),
             disk_bytes: self.node.disk_bytes.load(Ordering::Relaxed),
             leases: view.leases().len() as u64,
-            alarms: alarms.iter().filter_map(|row| Some((row.member_id, alarm_name(row.alarm)?))).collect(),
+            alarms: alarms
+                .iter()
+                .filter_map(|row| Some((row.member_id, alarm_name(row.alarm)?)))
+                .collect(),
         }
     }
 }
@@ -130,7 +148,12 @@ fn round_trips(counts: &crate::peer::RoundTrips) -> RoundTrips {
 }
 
 fn read_one(view: &View) -> Result<(), Error> {
-    let request = RangeRequest { key: vec![0].into(), limit: 1, keys_only: true, ..RangeRequest::default() };
+    let request = RangeRequest {
+        key: vec![0].into(),
+        limit: 1,
+        keys_only: true,
+        ..RangeRequest::default()
+    };
     view.range(&request).map(drop)
 }
 

@@ -29,11 +29,17 @@ impl Member for Node {
     }
 
     async fn propose(&self, command: Command, deadline: Instant) -> Result<Response, Error> {
-        self.ask(deadline, |sender, deadline| Input::Propose { command, waiter: Reply::Write(sender), deadline }).await?
+        self.ask(deadline, |sender, deadline| Input::Propose {
+            command,
+            waiter: Reply::Write(sender),
+            deadline,
+        })
+        .await?
     }
 
     async fn read_index(&self, deadline: Instant) -> Result<Arc<View>, Error> {
-        self.question(deadline, |waiter, deadline| Input::Read { waiter, deadline }).await?;
+        self.question(deadline, |waiter, deadline| Input::Read { waiter, deadline })
+            .await?;
         Ok(self.latest())
     }
 
@@ -91,16 +97,31 @@ impl Member for Node {
     }
 
     async fn lease_renew(&self, id: i64, deadline: Instant) -> Result<i64, Error> {
-        seconds(self.question(deadline, |waiter, deadline| Input::LeaseRenew { id, waiter, deadline }).await?)
+        seconds(
+            self.question(deadline, |waiter, deadline| Input::LeaseRenew { id, waiter, deadline })
+                .await?,
+        )
     }
 
     async fn lease_remaining(&self, id: i64, deadline: Instant) -> Result<i64, Error> {
-        seconds(self.question(deadline, |waiter, deadline| Input::LeaseRemaining { id, waiter, deadline }).await?)
+        seconds(
+            self.question(deadline, |waiter, deadline| Input::LeaseRemaining {
+                id,
+                waiter,
+                deadline,
+            })
+            .await?,
+        )
     }
 
     async fn move_leader(&self, target: u64, deadline: Instant) -> Result<(), Error> {
         let target = Some(target);
-        self.question(deadline, |waiter, deadline| Input::MoveLeader { target, waiter, deadline }).await?;
+        self.question(deadline, |waiter, deadline| Input::MoveLeader {
+            target,
+            waiter,
+            deadline,
+        })
+        .await?;
         Ok(())
     }
 }

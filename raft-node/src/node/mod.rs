@@ -80,7 +80,9 @@ impl Node {
             return Err(Error::Stopped);
         }
         let (sender, answer) = oneshot::channel();
-        self.inbox.push(input(sender, self.time(deadline))).map_err(|_| Error::RequestTooManyRequests)?;
+        self.inbox
+            .push(input(sender, self.time(deadline)))
+            .map_err(|_| Error::RequestTooManyRequests)?;
         // The replica ends it at its deadline; the grace is for the way back.
         match tokio::time::timeout_at(deadline + limits::ANSWER_GRACE, answer).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -94,7 +96,10 @@ impl Node {
         deadline: tokio::time::Instant,
         input: impl FnOnce(Reply, Time) -> Input<Reply>,
     ) -> Result<Answer, Error> {
-        match self.ask(deadline, |sender, time| input(Reply::Question(sender), time)).await? {
+        match self
+            .ask(deadline, |sender, time| input(Reply::Question(sender), time))
+            .await?
+        {
             Answer::Failed(error) => Err(error),
             answer => Ok(answer),
         }
@@ -103,7 +108,12 @@ impl Node {
     /// Replicates a command of this member's own.
     async fn propose_own(&self, command: Command) -> Result<kv::Response, Error> {
         let deadline = tokio::time::Instant::now() + self.limits.request_timeout;
-        self.ask(deadline, |sender, deadline| Input::Propose { command, waiter: Reply::Write(sender), deadline }).await?
+        self.ask(deadline, |sender, deadline| Input::Propose {
+            command,
+            waiter: Reply::Write(sender),
+            deadline,
+        })
+        .await?
     }
 
     /// The state as it was published last.
@@ -140,7 +150,9 @@ impl Running {
                 peers.stop();
             }
         };
-        tokio::task::spawn_blocking(finish).await.expect("stopping does not panic");
+        tokio::task::spawn_blocking(finish)
+            .await
+            .expect("stopping does not panic");
         info!(logger, "stopped");
     }
 }
@@ -153,7 +165,11 @@ impl Node {
             return;
         }
         let deadline = tokio::time::Instant::now() + limits::HAND_OVER_MAX;
-        let moved = self.question(deadline, |waiter, deadline| Input::MoveLeader { target: None, waiter, deadline });
+        let moved = self.question(deadline, |waiter, deadline| Input::MoveLeader {
+            target: None,
+            waiter,
+            deadline,
+        });
         match moved.await {
             Ok(_) => info!(logger, "leadership handed over"),
             Err(error) => warn!(logger, "leadership could not be handed over"; "error" => %error),

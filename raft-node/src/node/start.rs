@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{Node, Running, bind, request_limits};
 use crate::{
-    config::{Config, ListenUrl},
+    config::Config,
     data_dir::{DataDir, DataDirLock, Expected, Incarnation, KnownPeers},
     driver::{Driver, DriverParts, Published, Reply, Sink},
     error::{Cause, StartError},
@@ -42,7 +42,10 @@ pub fn start(config: &Config, logger: &Logger) -> Result<Running, StartError> {
         client: bind("listen-client-urls", &config.listen_client_urls)?,
         metrics: bind("listen-metrics-urls", &config.listen_metrics_urls)?,
     };
-    let identity = Identity { cluster_id: config.cluster_id().0, member_id: config.member_id().0 };
+    let identity = Identity {
+        cluster_id: config.cluster_id().0,
+        member_id: config.member_id().0,
+    };
     let expected = Expected {
         cluster: config.cluster_id(),
         member: config.member_id(),
@@ -71,7 +74,13 @@ fn open(config: &Config, mut data_dir: DataDir, logger: &Logger) -> Result<Opene
         state_directory.finish(&intent.directory).map_err(damaged)?;
         let mut hard_state = log.recovered().hard_state.clone();
         hard_state.commit = hard_state.commit.max(intent.index);
-        log.reset(crate::log::EntryId { index: intent.index, term: intent.term }, &hard_state);
+        log.reset(
+            crate::log::EntryId {
+                index: intent.index,
+                term: intent.term,
+            },
+            &hard_state,
+        );
     }
     let mut store = state_directory.open_store().map_err(damaged)?;
     if store.is_empty() {
@@ -85,7 +94,12 @@ fn open(config: &Config, mut data_dir: DataDir, logger: &Logger) -> Result<Opene
     if data_dir.is_new {
         data_dir.begin()?;
     }
-    Ok(Opened { data_dir, log, store, state_directory })
+    Ok(Opened {
+        data_dir,
+        log,
+        store,
+        state_directory,
+    })
 }
 
 /// The cluster as the flags describe it, for a first start.
@@ -102,7 +116,11 @@ fn membership(config: &Config) -> Membership {
         })
         .collect();
     let voters = members.iter().map(|member| member.id).collect();
-    Membership { cluster_id: config.cluster_id().0, members, conf_state: initial_conf_state(voters) }
+    Membership {
+        cluster_id: config.cluster_id().0,
+        members,
+        conf_state: initial_conf_state(voters),
+    }
 }
 
 /// Applies what the log has committed and the state does not hold yet.
@@ -124,7 +142,12 @@ fn replay(log: &RocksLog, store: &mut Store<RocksEngine>, logger: &Logger) -> Re
         let entries = reader.entries(next, commit + 1, limits::COMMITTED_BYTES_PER_TURN_MAX);
         let entries: Vec<LogEntry> = entries
             .into_iter()
-            .map(|entry| LogEntry { index: entry.index, term: entry.term, data: entry.data, conf_state: None })
+            .map(|entry| LogEntry {
+                index: entry.index,
+                term: entry.term,
+                data: entry.data,
+                conf_state: None,
+            })
             .collect();
         next += entries.len() as u64;
         store.apply(&entries);
@@ -143,7 +166,12 @@ fn run(
     logger: &Logger,
 ) -> Result<Running, StartError> {
     let clock = Instant::now();
-    let Opened { data_dir, log, store, state_directory } = opened;
+    let Opened {
+        data_dir,
+        log,
+        store,
+        state_directory,
+    } = opened;
     let (engine, reader) = (store.engine().clone(), log.reader());
     let first_status = Status {
         cluster_id: identity.cluster_id,
@@ -161,9 +189,15 @@ fn run(
         member: config.member_id(),
     };
     let peer_config = peer_config(config, identity, data_dir, &state_directory, listeners.peer, &published);
-    let io = |what: &'static str| move |error: String| StartError::new(Cause::Unusable, format!("cannot use {what}: {error}"));
+    let io = |what: &'static str| {
+        move |error: String| StartError::new(Cause::Unusable, format!("cannot use {what}: {error}"))
+    };
     let peers = Arc::new(PeerNet::start(peer_config, logger.clone(), sink).map_err(io("peer streams"))?);
-    let client_addresses = listeners.client.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let client_addresses = listeners
+        .client
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
     let driver = Driver::start(DriverParts {
         replica,
         log,
@@ -204,9 +238,14 @@ fn run(
         logger: logger.clone(),
     });
     let traffic = Arc::new(ArcSwapOption::empty());
-    let source = super::facts::Source { node: Arc::clone(&node), traffic: Arc::clone(&traffic) };
+    let source = super::facts::Source {
+        node: Arc::clone(&node),
+        traffic: Arc::clone(&traffic),
+    };
     let router = http::router(source);
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(limits::GRPC_THREADS_MAX);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, std::num::NonZero::get)
+        .min(limits::GRPC_THREADS_MAX);
     let server = serve(Arc::clone(&node), counters, listeners.client, router.clone(), threads)
         .map_err(|error| io("the client listeners")(error.to_string()))?;
     traffic.store(Some(Arc::clone(server.traffic())));
@@ -216,7 +255,15 @@ fn run(
         background.spawn(http::serve_metrics(listener, router.clone(), stop));
     }
     super::chores::start(&background, &node, config, engine, reader);
-    Ok(Running { node, server, driver, peers, background, client_addresses, _lock: lock })
+    Ok(Running {
+        node,
+        server,
+        driver,
+        peers,
+        background,
+        client_addresses,
+        _lock: lock,
+    })
 }
 
 fn replica(
@@ -227,7 +274,12 @@ fn replica(
     logger: &Logger,
 ) -> Replica<Reply, <RocksLog as crate::log::Log>::Reader> {
     let ticks = |interval: Duration| (interval.as_millis() / limits::TICK.as_millis()).max(1) as usize;
-    let leases: Vec<(i64, i64)> = store.view().lease_rows().iter().map(|lease| (lease.id, lease.ttl)).collect();
+    let leases: Vec<(i64, i64)> = store
+        .view()
+        .lease_rows()
+        .iter()
+        .map(|lease| (lease.id, lease.ttl))
+        .collect();
     let replica_config = ReplicaConfig {
         id: identity.member_id,
         election_ticks: ticks(config.election_timeout),
@@ -246,7 +298,9 @@ struct Memory(KnownPeers);
 
 impl Incarnations for Memory {
     fn learn(&mut self, id: u64, incarnation: [u8; 16]) -> Result<(), Known> {
-        self.0.learn(ids::MemberId(id), Incarnation(incarnation)).map_err(|other| Known { known: other.known.0 })
+        self.0
+            .learn(ids::MemberId(id), Incarnation(incarnation))
+            .map_err(|other| Known { known: other.known.0 })
     }
 }
 
@@ -262,7 +316,12 @@ fn peer_config(
         .initial_cluster
         .iter()
         .filter(|member| member.id.0 != identity.member_id)
-        .map(|member| (member.id.0, member.peer_urls.iter().map(|url| url.as_str().to_owned()).collect()))
+        .map(|member| {
+            (
+                member.id.0,
+                member.peer_urls.iter().map(|url| url.as_str().to_owned()).collect(),
+            )
+        })
         .collect();
     let published = Arc::clone(published);
     PeerConfig {
@@ -280,13 +339,10 @@ fn peer_config(
     }
 }
 
-/// The addresses that flags name, for log lines.
-pub(super) fn addresses(urls: &[ListenUrl]) -> String {
-    urls.iter().map(|listen| listen.url.as_str()).collect::<Vec<_>>().join(",")
-}
-
 fn seconds_since_epoch() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn random() -> u64 {

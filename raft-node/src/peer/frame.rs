@@ -170,6 +170,7 @@ fn decode<M: Message + Default>(body: Bytes, checksum: u32) -> Result<M, FrameEr
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proto::node::{PeerFrame, peer_frame::Body};
 

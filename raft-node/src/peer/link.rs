@@ -117,12 +117,17 @@ impl Link {
     }
 
     pub fn is_connected(&self) -> bool {
-        self.urgent.lock().open && self.bulk.lock().open
+        self.urgent.gate() == Gate::Open && self.bulk.gate() == Gate::Open
     }
 
-    /// Whether everything that was queued is in the kernel.
-    pub fn is_empty(&self) -> bool {
-        self.urgent.lock().bytes == 0 && self.bulk.lock().bytes == 0
+    /// Refuses frames from now on, lets those that wait leave, then closes.
+    pub fn finish(&self) {
+        self.urgent.finish();
+        self.bulk.finish();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.urgent.gate() == Gate::Closed && self.bulk.gate() == Gate::Closed
     }
 
     /// The peer is a member no more: its queues close for good and its streams end.
@@ -160,7 +165,7 @@ impl Link {
             sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
             received_bytes: self.received_bytes.load(Ordering::Relaxed),
             drops: self.drops.load(Ordering::Relaxed),
-            queued_bytes: (self.urgent.lock().bytes + self.bulk.lock().bytes) as u64,
+            queued_bytes: (self.urgent.bytes() + self.bulk.bytes()) as u64,
             connected: self.is_connected(),
             ..tallies
         }
@@ -188,9 +193,18 @@ pub(super) struct Queue {
     pub heard: Notify,
 }
 
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Gate {
+    #[default]
+    Closed,
+    Open,
+    /// Takes nothing more; closes when all that waits is with the peer.
+    Closing,
+}
+
 #[derive(Default)]
 struct Waiting {
-    open: bool,
+    gate: Gate,
     frames: VecDeque<PeerFrame>,
     /// Of `frames` and of those taken but not written yet.
     bytes: usize,
@@ -214,7 +228,7 @@ impl Queue {
         let mut waiting = self.lock();
         // An empty queue takes any frame, so that no frame is too long for ever.
         let full = waiting.bytes > 0 && waiting.bytes + bytes > self.bytes_max;
-        if !waiting.open || full {
+        if waiting.gate != Gate::Open || full {
             return false;
         }
         waiting.bytes += bytes;
@@ -225,8 +239,25 @@ impl Queue {
         true
     }
 
+    // Functions, so that no guard outlives its line and two are never held together.
+    fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    fn gate(&self) -> Gate {
+        self.lock().gate
+    }
+
     pub fn open(&self) {
-        self.lock().open = true;
+        self.lock().gate = Gate::Open;
+    }
+
+    fn finish(&self) {
+        let mut waiting = self.lock();
+        if waiting.gate == Gate::Open {
+            waiting.gate = Gate::Closing;
+            self.pushed.notify_one();
+        }
     }
 
     fn close(&self) -> u64 {
@@ -237,14 +268,23 @@ impl Queue {
     }
 
     /// Waits for frames and takes all there are; they count as queued until [`Queue::written`].
-    pub async fn next(&self) -> VecDeque<PeerFrame> {
+    /// `None` once the queue has to close and nothing waits in it.
+    pub async fn next(&self) -> Option<VecDeque<PeerFrame>> {
         loop {
-            let frames = std::mem::take(&mut self.lock().frames);
+            let (frames, gate) = self.take();
             if !frames.is_empty() {
-                return frames;
+                return Some(frames);
+            }
+            if gate == Gate::Closing {
+                return None;
             }
             self.pushed.notified().await;
         }
+    }
+
+    fn take(&self) -> (VecDeque<PeerFrame>, Gate) {
+        let mut waiting = self.lock();
+        (std::mem::take(&mut waiting.frames), waiting.gate)
     }
 
     pub fn written(&self, bytes: usize) {
@@ -254,6 +294,7 @@ impl Queue {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proto::node::peer_frame::Body;
 

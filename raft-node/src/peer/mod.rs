@@ -347,10 +347,13 @@ fn reconcile(
     ));
 }
 
-/// Waits, bounded, until what was queued before the stop is in the kernel.
+/// Waits, bounded, until the peers have what was queued before the stop.
 async fn flush(lanes: &BTreeMap<u64, Lanes>) {
+    for lanes in lanes.values() {
+        lanes.link.finish();
+    }
     let until = Instant::now() + limits::PEER_FLUSH;
-    while Instant::now() < until && lanes.values().any(|lanes| !lanes.link.is_empty()) {
+    while Instant::now() < until && lanes.values().any(|lanes| !lanes.link.is_closed()) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

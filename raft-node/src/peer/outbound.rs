@@ -103,10 +103,18 @@ async fn carry(local: &Local, link: &Link, lane: Lane, mut stream: TcpStream) ->
     let (mut reader, mut writer) = stream.split();
     let why = tokio::select! {
         result = write_frames(link, lane, queue, &mut writer, epoch) => match result {
-            Ok(never) => match never {},
+            Ok(()) => None,
+            Err(error) => Some(error.to_string()),
+        },
+        why = read_pongs(link, lane, &mut reader, epoch) => Some(why),
+    };
+    let why = match why {
+        Some(why) => why,
+        // Closing with a pong unread would reset the connection, and throw away what the peer has not read yet.
+        None => match writer.shutdown().await {
+            Ok(()) => read_pongs(link, lane, &mut reader, epoch).await,
             Err(error) => error.to_string(),
         },
-        why = read_pongs(link, lane, &mut reader, epoch) => why,
     };
     drop(open);
     link.count(|counts| counts.disconnects += 1);
@@ -125,22 +133,24 @@ impl Drop for Open<'_> {
     }
 }
 
-enum Never {}
-
+/// Ends well only when the queue has to close and all of it is written.
 async fn write_frames(
     link: &Link,
     lane: Lane,
     queue: &Queue,
     stream: &mut (impl AsyncWrite + Unpin),
     epoch: Instant,
-) -> io::Result<Never> {
+) -> io::Result<()> {
     let mut pings = interval(limits::PEER_PING);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pinged = epoch;
     let mut buffer = BytesMut::new();
     loop {
         let mut batch = tokio::select! {
-            batch = queue.next() => batch,
+            batch = queue.next() => match batch {
+                Some(batch) => batch,
+                None => return Ok(()),
+            },
             _ = pings.tick() => VecDeque::new(),
         };
         loop {

@@ -275,7 +275,7 @@ fn list(directory: &Path) -> io::Result<Vec<SnapshotFile>> {
         let entry = entry?;
         let facts = entry.metadata()?;
         let name = entry.file_name().into_string().ok().filter(|_| facts.is_file());
-        let name = name.ok_or_else(|| io::Error::other(format!("{:?} cannot be sent", entry.file_name())))?;
+        let name = name.ok_or_else(|| io::Error::other(format!("{} cannot be sent", entry.path().display())))?;
         files.push(SnapshotFile {
             name,
             bytes: facts.len(),

@@ -57,7 +57,10 @@ mod tests {
         for term in 0..100 {
             let mut timeouts = voters.map(|voter| stagger.timeout(voter, &voters, term));
             timeouts.sort_unstable();
-            assert!(timeouts[0] + 2 < timeouts[1] && timeouts[1] + 2 < timeouts[2], "{timeouts:?} in term {term}");
+            assert!(
+                timeouts[0] + 2 < timeouts[1] && timeouts[1] + 2 < timeouts[2],
+                "{timeouts:?} in term {term}"
+            );
             assert!(timeouts[0] >= 15 && timeouts[2] < stagger.upper_bound());
         }
     }

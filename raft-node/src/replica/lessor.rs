@@ -75,7 +75,9 @@ impl Lessor {
 
     /// Starts a lease's time anew.
     pub fn renew(&mut self, id: i64, now: Time) -> Renewal {
-        let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Unknown };
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return Renewal::Unknown;
+        };
         if lease.expiring {
             return Renewal::Expiring;
         }
@@ -87,7 +89,9 @@ impl Lessor {
 
     /// The seconds a lease has left, rounded as etcd does (down), or -1.
     pub fn remaining(&self, id: i64, now: Time) -> i64 {
-        self.leases.get(&id).map_or(-1, |lease| lease.ends.saturating_sub(now).as_secs() as i64)
+        self.leases
+            .get(&id)
+            .map_or(-1, |lease| lease.ends.saturating_sub(now).as_secs() as i64)
     }
 
     /// Leases whose time is over, oldest first; they are expiring from now on.
@@ -105,7 +109,11 @@ impl Lessor {
 
     fn grant(&mut self, id: i64, ttl: i64, now: Time) {
         self.revoke(id);
-        let lease = Lease { ttl, ends: end(now, ttl), expiring: false };
+        let lease = Lease {
+            ttl,
+            ends: end(now, ttl),
+            expiring: false,
+        };
         self.by_end.insert((lease.ends, id));
         self.leases.insert(id, lease);
     }

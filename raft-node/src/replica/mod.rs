@@ -14,10 +14,12 @@
 //! ```
 
 mod election;
+mod leadership;
 mod lessor;
 mod peers;
 mod pending;
 mod reads;
+mod ready;
 mod replica;
 mod snapshot;
 mod storage;
@@ -47,7 +49,11 @@ pub enum Input<W> {
     /// The clock moved on by one tick. Never more than one for a pause, however long.
     Tick,
     /// A client's write. Answered through [`Committed`], or with [`Answer::Failed`].
-    Propose { command: Command, waiter: W, deadline: Time },
+    Propose {
+        command: Command,
+        waiter: W,
+        deadline: Time,
+    },
     /// A linearizable read wants to know from when on this member's state is new enough.
     Read { waiter: W, deadline: Time },
     /// A lease is to live on.
@@ -55,7 +61,11 @@ pub enum Input<W> {
     /// How long has a lease to live?
     LeaseRemaining { id: i64, waiter: W, deadline: Time },
     /// Leadership is to move to `target`, or to whoever is best when this member stops.
-    MoveLeader { target: Option<u64>, waiter: W, deadline: Time },
+    MoveLeader {
+        target: Option<u64>,
+        waiter: W,
+        deadline: Time,
+    },
     /// A peer said something.
     Frame { from: u64, frame: PeerFrame },
     /// The connection to a peer is gone: what was on its way may be lost.
@@ -63,7 +73,10 @@ pub enum Input<W> {
     /// Every [`Write`] up to this one is durable.
     Persisted { number: u64 },
     /// Every entry up to `index` is applied.
-    Applied { index: u64, lease_changes: Vec<LeaseChange> },
+    Applied {
+        index: u64,
+        lease_changes: Vec<LeaseChange>,
+    },
     /// The state as of this entry is durable: the log is no longer needed for it.
     Flushed { applied: EntryId },
     /// A snapshot was made for the peers that need one.

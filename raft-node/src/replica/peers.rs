@@ -69,9 +69,16 @@ impl<W, R: LogReader> Replica<W, R> {
             None => return,
         };
         if self.leads() && self.reads.open() < limits::READS_WAITING_MAX {
-            let asker = Asker::Peer { member: from, request: request.id };
+            let asker = Asker::Peer {
+                member: from,
+                request: request.id,
+            };
             let deadline = now + limits::READ_RETRY * 5;
-            self.reads.waiting.push_back(Read { question, asker, deadline });
+            self.reads.waiting.push_back(Read {
+                question,
+                asker,
+                deadline,
+            });
         } else {
             self.not_done(from, request.id, self.leads());
         }
@@ -81,7 +88,9 @@ impl<W, R: LogReader> Replica<W, R> {
         match reply.body {
             Some(ReplyBody::Accepted(accepted)) => {
                 let id = (accepted.index, accepted.term);
-                let failed = self.pending.accepted(reply.id, id, accepted.offset as usize, self.handed_out);
+                let failed = self
+                    .pending
+                    .accepted(reply.id, id, accepted.offset as usize, self.handed_out);
                 self.fail(failed);
             }
             Some(ReplyBody::NotDone(_)) => {
@@ -128,7 +137,10 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     fn not_done(&mut self, member: u64, request: u64, busy: bool) {
-        let body = ReplyBody::NotDone(NotDone { busy, leader: self.leader() });
+        let body = ReplyBody::NotDone(NotDone {
+            busy,
+            leader: self.leader(),
+        });
         self.reply_to(member, request, body, Lane::Urgent);
     }
 
@@ -276,10 +288,14 @@ impl<W, R: LogReader> Replica<W, R> {
     fn answer_lease(&mut self, asker: Asker<W>, seconds: Vec<i64>) {
         match asker {
             Asker::Local(waiter) => {
-                self.answers.push((waiter, Answer::Lease(seconds.first().copied().unwrap_or(0))));
+                self.answers
+                    .push((waiter, Answer::Lease(seconds.first().copied().unwrap_or(0))));
             }
             Asker::Peer { member, request } => {
-                let times = LeaseTimes { seconds, index: self.raw.raft.raft_log.applied };
+                let times = LeaseTimes {
+                    seconds,
+                    index: self.raw.raft.raft_log.applied,
+                };
                 self.reply_to(member, request, ReplyBody::LeaseTimes(times), Lane::Urgent);
             }
             Asker::Boot => {}
@@ -296,18 +312,28 @@ impl<W, R: LogReader> Replica<W, R> {
                 MessageType::MsgAppend => Lane::Bulk,
                 _ => Lane::Urgent,
             };
-            let frame = PeerFrame { body: Some(Body::Raft(encode(&message))) };
-            self.frames.push(Outgoing { to: message.to, lane, frame });
+            let frame = PeerFrame {
+                body: Some(Body::Raft(encode(&message))),
+            };
+            self.frames.push(Outgoing {
+                to: message.to,
+                lane,
+                frame,
+            });
         }
     }
 
     fn reply_to(&mut self, to: u64, id: u64, body: ReplyBody, lane: Lane) {
-        let frame = PeerFrame { body: Some(Body::Reply(PeerReply { id, body: Some(body) })) };
+        let frame = PeerFrame {
+            body: Some(Body::Reply(PeerReply { id, body: Some(body) })),
+        };
         self.frames.push(Outgoing { to, lane, frame });
     }
 
     fn ask_peer(&mut self, to: u64, id: u64, body: RequestBody, lane: Lane) {
-        let frame = PeerFrame { body: Some(Body::Request(PeerRequest { id, body: Some(body) })) };
+        let frame = PeerFrame {
+            body: Some(Body::Request(PeerRequest { id, body: Some(body) })),
+        };
         self.frames.push(Outgoing { to, lane, frame });
     }
 }

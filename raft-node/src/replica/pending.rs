@@ -70,7 +70,12 @@ impl<W> Pending<W> {
     }
 
     pub fn sent(&self) -> usize {
-        self.sent_count + self.forwarded.values().map(|forwarded| forwarded.writes.len()).sum::<usize>()
+        self.sent_count
+            + self
+                .forwarded
+                .values()
+                .map(|forwarded| forwarded.writes.len())
+                .sum::<usize>()
     }
 
     pub fn wait(&mut self, write: Waiting<W>) {
@@ -104,7 +109,13 @@ impl<W> Pending<W> {
 
     /// Writes are on their way to the leader.
     pub fn forwarded(&mut self, request: u64, to: u64, writes: Vec<Waiting<W>>) {
-        self.forwarded.insert(request, Forwarded { to, writes: writes.into_iter().enumerate().collect() });
+        self.forwarded.insert(
+            request,
+            Forwarded {
+                to,
+                writes: writes.into_iter().enumerate().collect(),
+            },
+        );
     }
 
     /// How many requests are on their way to the leader.
@@ -115,7 +126,9 @@ impl<W> Pending<W> {
     /// The leader put the writes of a request into the entry (index, term), from `offset` on.
     /// Below `handed_out` the entry has already passed by: its outcome is unknown.
     pub fn accepted(&mut self, request: u64, id: (u64, u64), offset: usize, handed_out: u64) -> Vec<Failed<W>> {
-        let Some(forwarded) = self.forwarded.remove(&request) else { return Vec::new() };
+        let Some(forwarded) = self.forwarded.remove(&request) else {
+            return Vec::new();
+        };
         if id.0 <= handed_out {
             return fail(forwarded.writes, &Error::Timeout);
         }
@@ -134,7 +147,12 @@ impl<W> Pending<W> {
 
     /// What was on its way to `to` (or to anybody but `to`, when that leads now) has no word any more.
     pub fn lost(&mut self, lost: impl Fn(u64) -> bool, error: &Error) -> Vec<Failed<W>> {
-        let requests: Vec<u64> = self.forwarded.iter().filter(|(_, f)| lost(f.to)).map(|(request, _)| *request).collect();
+        let requests: Vec<u64> = self
+            .forwarded
+            .iter()
+            .filter(|(_, f)| lost(f.to))
+            .map(|(request, _)| *request)
+            .collect();
         requests
             .iter()
             .filter_map(|request| self.forwarded.remove(request))
@@ -145,14 +163,20 @@ impl<W> Pending<W> {
     /// A write is the command at `offset` of the entry (index, term).
     pub fn record_sent(&mut self, id: (u64, u64), offset: usize, waiter: W, deadline: Time) {
         self.sent_count += 1;
-        self.sent.entry(id).or_default().push(Sent { offset, waiter, deadline });
+        self.sent.entry(id).or_default().push(Sent {
+            offset,
+            waiter,
+            deadline,
+        });
     }
 
     /// The entry (index, term) is committed: who waits for it, and whom it makes fail.
     pub fn committed(&mut self, index: u64, term: u64) -> (Vec<(usize, W)>, Vec<Failed<W>>) {
         let (mut done, mut failed) = (Vec::new(), Vec::new());
         while self.sent.first_key_value().is_some_and(|(id, _)| id.0 <= index) {
-            let Some((id, writes)) = self.sent.pop_first() else { break };
+            let Some((id, writes)) = self.sent.pop_first() else {
+                break;
+            };
             self.sent_count -= writes.len();
             if id == (index, term) {
                 done.extend(writes.into_iter().map(|write| (write.offset, write.waiter)));
@@ -167,8 +191,11 @@ impl<W> Pending<W> {
     pub fn skipped(&mut self, index: u64) -> Vec<Failed<W>> {
         let behind = self.sent.split_off(&(index + 1, 0));
         let skipped = std::mem::replace(&mut self.sent, behind);
-        let failed: Vec<_> =
-            skipped.into_values().flatten().map(|write| (write.waiter, Error::Timeout)).collect();
+        let failed: Vec<_> = skipped
+            .into_values()
+            .flatten()
+            .map(|write| (write.waiter, Error::Timeout))
+            .collect();
         self.sent_count -= failed.len();
         failed
     }
@@ -182,7 +209,10 @@ impl<W> Pending<W> {
             failed.push((write.waiter, unsent.clone()));
         }
         for forwarded in self.forwarded.values_mut() {
-            let late = forwarded.writes.extract_if(.., |(_, write)| write.deadline <= now).collect();
+            let late = forwarded
+                .writes
+                .extract_if(.., |(_, write)| write.deadline <= now)
+                .collect();
             failed.extend(fail(late, &Error::Timeout));
         }
         self.forwarded.retain(|_, forwarded| !forwarded.writes.is_empty());
@@ -198,7 +228,10 @@ impl<W> Pending<W> {
 }
 
 fn fail<W>(writes: Vec<(usize, Waiting<W>)>, error: &Error) -> Vec<Failed<W>> {
-    writes.into_iter().map(|(_, write)| (write.waiter, error.clone())).collect()
+    writes
+        .into_iter()
+        .map(|(_, write)| (write.waiter, error.clone()))
+        .collect()
 }
 
 /// Removes the items that match, keeping the order of the rest.

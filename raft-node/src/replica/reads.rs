@@ -31,7 +31,10 @@ pub enum Question {
 /// Who asks.
 pub enum Asker<W> {
     Local(W),
-    Peer { member: u64, request: u64 },
+    Peer {
+        member: u64,
+        request: u64,
+    },
     /// The member itself, once after its start: from then on it serves.
     Boot,
 }
@@ -96,7 +99,9 @@ impl<W> Reads<W> {
 
     /// raft-rs confirmed a round.
     pub fn end_round(&mut self, context: &[u8]) -> Vec<Read<W>> {
-        let Some(at) = self.rounds.iter().position(|(own, _)| own == context) else { return Vec::new() };
+        let Some(at) = self.rounds.iter().position(|(own, _)| own == context) else {
+            return Vec::new();
+        };
         self.rounds.remove(at).map_or_else(Vec::new, |(_, reads)| reads)
     }
 
@@ -128,8 +133,16 @@ impl<W> Reads<W> {
     /// that were confirmed too, because only the leader of the moment can answer them.
     pub fn ask_again(&mut self) -> usize {
         let mut again: Vec<Read<W>> = Vec::new();
-        again.extend(std::mem::take(&mut self.rounds).into_iter().flat_map(|(_, reads)| reads));
-        again.extend(std::mem::take(&mut self.asked).into_values().flat_map(|asked| asked.reads));
+        again.extend(
+            std::mem::take(&mut self.rounds)
+                .into_iter()
+                .flat_map(|(_, reads)| reads),
+        );
+        again.extend(
+            std::mem::take(&mut self.asked)
+                .into_values()
+                .flat_map(|asked| asked.reads),
+        );
         again.extend(std::mem::take(&mut self.expiring).into_iter().map(|(_, read)| read));
         for reads in self.confirmed.values_mut() {
             again.extend(reads.extract_if(.., |read| read.question != Question::Index));
@@ -139,8 +152,12 @@ impl<W> Reads<W> {
 
     /// Questions without a word since `before`, or to a member that is gone.
     pub fn ask_again_if(&mut self, gone: impl Fn(u64) -> bool, before: Time) -> usize {
-        let late: Vec<u64> =
-            self.asked.iter().filter(|(_, a)| gone(a.to) || a.at <= before).map(|(request, _)| *request).collect();
+        let late: Vec<u64> = self
+            .asked
+            .iter()
+            .filter(|(_, a)| gone(a.to) || a.at <= before)
+            .map(|(request, _)| *request)
+            .collect();
         let again = late.iter().flat_map(|request| self.answered(*request)).collect();
         self.put_back(again)
     }
@@ -162,10 +179,16 @@ impl<W> Reads<W> {
     pub fn expire(&mut self, now: Time, leaderless: bool) -> Vec<(W, Error)> {
         let late = |read: &Read<W>| read.deadline <= now;
         let unasked = if leaderless { Error::NoLeader } else { Error::Timeout };
-        let mut failed: Vec<(Read<W>, Error)> =
-            extract(&mut self.waiting, late).into_iter().map(|read| (read, unasked.clone())).collect();
+        let mut failed: Vec<(Read<W>, Error)> = extract(&mut self.waiting, late)
+            .into_iter()
+            .map(|read| (read, unasked.clone()))
+            .collect();
         for (_, reads) in &mut self.rounds {
-            failed.extend(reads.extract_if(.., |read| late(read)).map(|read| (read, Error::Timeout)));
+            failed.extend(
+                reads
+                    .extract_if(.., |read| late(read))
+                    .map(|read| (read, Error::Timeout)),
+            );
         }
         // Positions matter in a question about several leases, so those wait for the word or the retry.
         for asked in self.asked.values_mut().filter(|asked| asked.reads.iter().all(late)) {
@@ -173,7 +196,11 @@ impl<W> Reads<W> {
         }
         self.asked.retain(|_, asked| !asked.reads.is_empty());
         for reads in self.confirmed.values_mut() {
-            failed.extend(reads.extract_if(.., |read| late(read)).map(|read| (read, Error::TimeoutWaitAppliedIndex)));
+            failed.extend(
+                reads
+                    .extract_if(.., |read| late(read))
+                    .map(|read| (read, Error::TimeoutWaitAppliedIndex)),
+            );
         }
         self.confirmed.retain(|_, reads| !reads.is_empty());
         failed

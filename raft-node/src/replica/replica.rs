@@ -5,26 +5,22 @@
 //! to the log thread for their sync (`advance_append_async`); messages that promise durability wait here
 //! for `Persisted`. The leader's appends leave before its own sync.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use kv::LogEntry;
 use prost::Message as _;
 use proto::{
     Error,
-    node::{Command, CommandBatch, LeaseExpire, command::Op},
+    node::{Command, CommandBatch},
 };
 use raft::{
-    Config, RawNode, Ready, StateRole,
-    eraftpb::{Entry, EntryType, HardState, Message, MessageType},
+    Config, RawNode, StateRole,
+    eraftpb::{Entry, HardState, Message, MessageType},
 };
 use slog::Logger;
 
 use super::{
-    Answer, Committed, Input, Outgoing, Output, Role, Standing, Time, Write,
+    Answer, Input, Outgoing, Output, Role, Standing, Time,
     election::Stagger,
     lessor::Lessor,
     pending::{Failed, Pending, Waiting},
@@ -33,7 +29,7 @@ use super::{
 };
 use crate::{
     limits,
-    log::{EntryId, LogReader, LogWrite},
+    log::{EntryId, LogReader},
 };
 
 /// What a replica is made from.
@@ -70,24 +66,27 @@ pub struct Replica<W, R: LogReader> {
     pub(super) standing: Standing,
     next_request: u64,
     next_context: u64,
-    stagger: Stagger,
-    catch_up_entries: u64,
-    handed_out_bytes: VecDeque<(u64, usize)>,
-    unapplied_bytes: usize,
+    pub(super) stagger: Stagger,
+    pub(super) catch_up_entries: u64,
+    pub(super) handed_out_bytes: VecDeque<(u64, usize)>,
+    pub(super) unapplied_bytes: usize,
     /// Writes that are not durable yet, with the messages that wait for them.
-    unpersisted: VecDeque<(u64, Time, Vec<Message>)>,
-    handed_over_at: Option<Time>,
-    moves: Vec<(u64, W, Time)>,
-    flushed: EntryId,
-    hard_state: HardState,
-    last_leader: u64,
-    now: Time,
+    pub(super) unpersisted: VecDeque<(u64, Time, Vec<Message>)>,
+    pub(super) handed_over_at: Option<Time>,
+    pub(super) moves: Vec<(u64, W, Time)>,
+    pub(super) flushed: EntryId,
+    pub(super) hard_state: HardState,
+    pub(super) last_leader: u64,
+    pub(super) now: Time,
 }
 
 impl<W, R: LogReader> Replica<W, R> {
     /// A member as its log and state machine left it. `leases` are those of the state.
     pub fn new(config: &ReplicaConfig, start: LogStart, reader: R, leases: &[(i64, i64)]) -> Self {
-        let stagger = Stagger { base: config.election_ticks, seed: config.seed };
+        let stagger = Stagger {
+            base: config.election_ticks,
+            seed: config.seed,
+        };
         let mut start = start;
         // The commit index is written lazily, the applied one is a proof of it.
         start.hard_state.commit = start.hard_state.commit.max(config.applied);
@@ -114,7 +113,11 @@ impl<W, R: LogReader> Replica<W, R> {
         let mut lessor = Lessor::default();
         lessor.replace(leases, Time::ZERO);
         let mut reads = Reads::default();
-        reads.waiting.push_back(Read { question: Question::Index, asker: Asker::Boot, deadline: Time::MAX });
+        reads.waiting.push_back(Read {
+            question: Question::Index,
+            asker: Asker::Boot,
+            deadline: Time::MAX,
+        });
         Self {
             id: config.id,
             raw,
@@ -150,11 +153,19 @@ impl<W, R: LogReader> Replica<W, R> {
         self.now = self.now.max(now);
         match input {
             Input::Tick => self.tick(),
-            Input::Propose { command, waiter, deadline } => self.propose(command, waiter, deadline),
+            Input::Propose {
+                command,
+                waiter,
+                deadline,
+            } => self.propose(command, waiter, deadline),
             Input::Read { waiter, deadline } => self.read(Question::Index, waiter, deadline),
             Input::LeaseRenew { id, waiter, deadline } => self.read(Question::Renew(vec![id]), waiter, deadline),
             Input::LeaseRemaining { id, waiter, deadline } => self.read(Question::Remaining(id), waiter, deadline),
-            Input::MoveLeader { target, waiter, deadline } => self.move_leader(target, waiter, deadline),
+            Input::MoveLeader {
+                target,
+                waiter,
+                deadline,
+            } => self.move_leader(target, waiter, deadline),
             Input::Frame { from, frame } => self.frame(self.now, from, frame),
             Input::Unreachable { member } => self.unreachable(member),
             Input::Persisted { number } => self.persisted(number),
@@ -227,7 +238,11 @@ impl<W, R: LogReader> Replica<W, R> {
 
     pub(super) fn fail(&mut self, failed: Vec<Failed<W>>) {
         self.standing.proposals_failed += failed.len() as u64;
-        self.answers.extend(failed.into_iter().map(|(waiter, error)| (waiter, Answer::Failed(error))));
+        self.answers.extend(
+            failed
+                .into_iter()
+                .map(|(waiter, error)| (waiter, Answer::Failed(error))),
+        );
     }
 
     pub(super) fn new_request(&mut self) -> u64 {
@@ -245,7 +260,12 @@ impl<W, R: LogReader> Replica<W, R> {
         self.now = self.now.max(now);
         if message.get_msg_type() == MessageType::MsgAppendResponse && message.reject {
             // raft-rs #557 is not in 0.7.0: a late rejection could set `next` below `matched`.
-            let matched = self.raw.raft.prs().get(message.from).map_or(0, |progress| progress.matched);
+            let matched = self
+                .raw
+                .raft
+                .prs()
+                .get(message.from)
+                .map_or(0, |progress| progress.matched);
             if message.index <= matched && message.request_snapshot == 0 {
                 return;
             }
@@ -266,7 +286,12 @@ impl<W, R: LogReader> Replica<W, R> {
         if let Some(progress) = self.raw.raft.prs().get(from)
             && self.leads()
         {
-            assert!(progress.next_idx > progress.matched, "raft: next {} of member {from:x} is not above matched {}", progress.next_idx, progress.matched);
+            assert!(
+                progress.next_idx > progress.matched,
+                "raft: next {} of member {from:x} is not above matched {}",
+                progress.next_idx,
+                progress.matched
+            );
         }
     }
 
@@ -276,11 +301,19 @@ impl<W, R: LogReader> Replica<W, R> {
         self.raw.raft.set_randomized_election_timeout(timeout);
         self.raw.tick();
         self.watch_disk();
-        let unsent = if self.leader() == 0 { Error::NoLeader } else { Error::Timeout };
+        let unsent = if self.leader() == 0 {
+            Error::NoLeader
+        } else {
+            Error::Timeout
+        };
         let failed = self.pending.expire(self.now, &unsent);
         self.fail(failed);
         let failed = self.reads.expire(self.now, self.leader() == 0);
-        self.answers.extend(failed.into_iter().map(|(waiter, error)| (waiter, Answer::Failed(error))));
+        self.answers.extend(
+            failed
+                .into_iter()
+                .map(|(waiter, error)| (waiter, Answer::Failed(error))),
+        );
         let before = self.now.saturating_sub(limits::READ_RETRY);
         self.standing.reads_asked_again += self.reads.ask_again_if(|_| false, before) as u64;
         for (_, waiter, _) in self.moves.extract_if(.., |(_, _, deadline)| *deadline <= self.now) {
@@ -289,7 +322,12 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     fn propose(&mut self, command: Command, waiter: W, deadline: Time) {
-        let behind = self.raw.raft.raft_log.committed.saturating_sub(self.raw.raft.raft_log.applied);
+        let behind = self
+            .raw
+            .raft
+            .raft_log
+            .committed
+            .saturating_sub(self.raw.raft.raft_log.applied);
         if self.pending.waiting() >= limits::PROPOSALS_WAITING_MAX
             || self.pending.waiting_bytes() >= limits::PROPOSALS_WAITING_BYTES_MAX
             || behind > limits::APPLY_GAP_MAX
@@ -297,59 +335,24 @@ impl<W, R: LogReader> Replica<W, R> {
             self.fail(vec![(waiter, Error::RequestTooManyRequests)]);
             return;
         }
-        self.pending.wait(Waiting { command, waiter, deadline });
+        self.pending.wait(Waiting {
+            command,
+            waiter,
+            deadline,
+        });
     }
 
     fn read(&mut self, question: Question, waiter: W, deadline: Time) {
         if self.reads.open() >= limits::READS_WAITING_MAX {
-            self.answers.push((waiter, Answer::Failed(Error::RequestTooManyRequests)));
+            self.answers
+                .push((waiter, Answer::Failed(Error::RequestTooManyRequests)));
             return;
         }
-        self.reads.waiting.push_back(Read { question, asker: Asker::Local(waiter), deadline });
-    }
-
-    /// Leaders come and go inside of raft-rs; what depends on it is set right here.
-    fn notice_leader(&mut self) {
-        let leader = self.leader();
-        if leader == self.last_leader {
-            return;
-        }
-        if leader != 0 {
-            self.standing.leader_changes += 1;
-        }
-        let failed = self.pending.lost(|to| to != leader, &Error::TimeoutDueToLeaderFail);
-        self.fail(failed);
-        self.standing.reads_asked_again += self.reads.ask_again() as u64;
-        if leader == self.id {
-            self.lessor.promote(self.now);
-        } else {
-            self.lessor.expiry_failed();
-            self.handed_over_at = None;
-            self.refuse_peers();
-        }
-        if leader != 0 {
-            for (target, waiter, _) in std::mem::take(&mut self.moves) {
-                let answer = if target == leader { Answer::Moved } else { Answer::Failed(Error::LeaderChanged) };
-                self.answers.push((waiter, answer));
-            }
-        }
-        self.last_leader = leader;
-    }
-
-    fn expire_leases(&mut self) {
-        // Not before everything of earlier terms is applied: a lease may just have been revoked there.
-        if !self.leads() || !self.raw.raft.apply_to_current_term() {
-            return;
-        }
-        let ids = self.lessor.take_expired(self.now, limits::LEASES_EXPIRED_PER_TURN_MAX);
-        if ids.is_empty() {
-            return;
-        }
-        let expire = LeaseExpire { term: self.raw.raft.term, ids };
-        let command = Command { op: Some(Op::LeaseExpire(expire)) };
-        if self.append(vec![vec![command]]).is_none() {
-            self.lessor.expiry_failed();
-        }
+        self.reads.waiting.push_back(Read {
+            question,
+            asker: Asker::Local(waiter),
+            deadline,
+        });
     }
 
     /// Turns waiting writes, ours and those of peers, into entries. One step for all of them.
@@ -361,7 +364,11 @@ impl<W, R: LogReader> Replica<W, R> {
         while bytes < limits::PROPOSED_BYTES_PER_TURN_MAX {
             let mut entries: Vec<Vec<Command>> = Vec::new();
             let peer = self.from_peers.pop_front();
-            let own = if peer.is_some() { Vec::new() } else { self.pending.take_waiting(limits::ENTRY_BYTES_MAX) };
+            let own = if peer.is_some() {
+                Vec::new()
+            } else {
+                self.pending.take_waiting(limits::ENTRY_BYTES_MAX)
+            };
             match &peer {
                 Some((_, _, commands)) => entries.push(commands.clone()),
                 None if own.is_empty() => break,
@@ -375,7 +382,8 @@ impl<W, R: LogReader> Replica<W, R> {
                 (None, None) => self.pending.put_back(own),
                 (None, Some(id)) => {
                     for (offset, write) in own.into_iter().enumerate() {
-                        self.pending.record_sent((id.index, id.term), offset, write.waiter, write.deadline);
+                        self.pending
+                            .record_sent((id.index, id.term), offset, write.waiter, write.deadline);
                     }
                 }
             }
@@ -386,95 +394,27 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     /// Appends one entry per batch; the id of the last one, or `None` if raft-rs wants no more now.
-    fn append(&mut self, batches: Vec<Vec<Command>>) -> Option<EntryId> {
+    pub(super) fn append(&mut self, batches: Vec<Vec<Command>>) -> Option<EntryId> {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.id;
         for commands in batches {
-            let batch = CommandBatch { version: proto::COMMAND_VERSION, commands };
-            let entry = Entry { data: batch.encode_to_vec().into(), ..Entry::default() };
+            let batch = CommandBatch {
+                version: proto::COMMAND_VERSION,
+                commands,
+            };
+            let entry = Entry {
+                data: batch.encode_to_vec().into(),
+                ..Entry::default()
+            };
             message.mut_entries().push(entry);
         }
         // Stepped past RawNode, which refuses MsgPropose as a message from the network.
         self.raw.raft.step(message).ok()?;
-        Some(EntryId { index: self.raw.raft.raft_log.last_index(), term: self.raw.raft.term })
-    }
-
-    fn take_ready(&mut self, mut ready: Ready, output: &mut Output<W>) {
-        let number = ready.number();
-        for state in ready.take_read_states() {
-            self.round_confirmed(&state.request_ctx, state.index);
-        }
-        self.send(ready.take_messages());
-        let mut group = LogWrite { entries: ready.take_entries(), hard_state: None };
-        if let Some(hard_state) = ready.hs() {
-            self.hard_state = hard_state.clone();
-        }
-        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
-        let must_sync = ready.must_sync();
-        if must_sync {
-            // A commit index alone is not worth a write: it rides with the next one.
-            group.hard_state = Some(self.hard_state.clone());
-        }
-        if let Some(metadata) = snapshot {
-            output.install = Some(self.install(number, &metadata, std::mem::take(&mut group)));
-        }
-        self.raw.mut_store().append(&group.entries);
-        let committed = ready.take_committed_entries();
-        let messages = ready.take_persisted_messages();
-        self.raw.advance_append_async(ready);
-        self.hand_out(committed, output);
-        if must_sync || !self.unpersisted.is_empty() {
-            self.unpersisted.push_back((number, self.now, messages));
-            if output.install.as_ref().is_none_or(|install| install.number != number) {
-                output.writes.push(Write { number, group });
-            }
-        } else {
-            self.raw.on_persist_ready(number);
-            self.send(messages);
-        }
-    }
-
-    fn hand_out(&mut self, entries: Vec<Entry>, output: &mut Output<W>) {
-        for entry in entries {
-            assert_eq!(entry.index, self.handed_out + 1, "committed entries have a gap");
-            assert_eq!(entry.get_entry_type(), EntryType::EntryNormal, "a configuration change was written by a newer dipper");
-            self.handed_out = entry.index;
-            self.unapplied_bytes += entry.data.len();
-            self.handed_out_bytes.push_back((entry.index, entry.data.len()));
-            let (waiters, failed) = self.pending.committed(entry.index, entry.term);
-            self.fail(failed);
-            let entry = LogEntry { index: entry.index, term: entry.term, data: entry.data, conf_state: None };
-            output.committed.push(Committed { entry, waiters });
-        }
-    }
-
-    fn persisted(&mut self, number: u64) {
-        self.raw.on_persist_ready(number);
-        while self.unpersisted.front().is_some_and(|(own, ..)| *own <= number) {
-            if let Some((_, _, messages)) = self.unpersisted.pop_front() {
-                self.send(messages);
-            }
-        }
-        self.evict();
-    }
-
-    fn applied(&mut self, index: u64) {
-        self.raw.advance_apply_to(index);
-        while self.handed_out_bytes.front().is_some_and(|(own, _)| *own <= index) {
-            self.unapplied_bytes -= self.handed_out_bytes.pop_front().map_or(0, |(_, bytes)| bytes);
-        }
-        self.evict();
-        let ready = self.reads.applied(index);
-        for read in ready {
-            self.answer_read(read);
-        }
-        self.renewals_decided();
-    }
-
-    fn evict(&mut self) {
-        let (persisted, applied) = (self.raw.raft.raft_log.persisted, self.raw.raft.raft_log.applied);
-        self.raw.mut_store().evict(persisted, applied);
+        Some(EntryId {
+            index: self.raw.raft.raft_log.last_index(),
+            term: self.raw.raft.term,
+        })
     }
 
     fn unreachable(&mut self, member: u64) {
@@ -482,82 +422,6 @@ impl<W, R: LogReader> Replica<W, R> {
         let failed = self.pending.lost(|to| to == member, &Error::TimeoutDueToConnectionLost);
         self.fail(failed);
         self.standing.reads_asked_again += self.reads.ask_again_if(|to| to == member, Time::ZERO) as u64;
-    }
-
-    fn move_leader(&mut self, target: Option<u64>, waiter: W, deadline: Time) {
-        if !self.leads() {
-            self.answers.push((waiter, Answer::Failed(Error::NotLeader)));
-            return;
-        }
-        let Some(target) = target.or_else(|| self.best_follower()) else {
-            self.answers.push((waiter, Answer::Failed(Error::Unhealthy)));
-            return;
-        };
-        if target == self.id {
-            self.answers.push((waiter, Answer::Moved));
-        } else if self.voters().contains(&target) {
-            self.raw.transfer_leader(target);
-            self.moves.push((target, waiter, deadline));
-        } else {
-            self.answers.push((waiter, Answer::Failed(Error::BadLeaderTransferee)));
-        }
-    }
-
-    /// The voter that needs the least to lead, among those that were heard of lately.
-    fn best_follower(&self) -> Option<u64> {
-        self.voters()
-            .into_iter()
-            .filter(|voter| *voter != self.id)
-            .filter_map(|voter| Some((voter, self.raw.raft.prs().get(voter)?)))
-            .filter(|(_, progress)| progress.recent_active)
-            .max_by_key(|(voter, progress)| (progress.matched, std::cmp::Reverse(*voter)))
-            .map(|(voter, _)| voter)
-    }
-
-    /// A leader whose disk hangs hands over; if nobody takes over in time, it steps down.
-    fn watch_disk(&mut self) {
-        let since = self.unpersisted.front().map(|(_, since, _)| *since);
-        let hangs = since.is_some_and(|since| self.now.saturating_sub(since) >= limits::SLOW_SYNC);
-        if !hangs || !self.leads() || self.raw.raft.prs().is_singleton() {
-            self.handed_over_at = None;
-            return;
-        }
-        match self.handed_over_at {
-            None => {
-                self.handed_over_at = Some(self.now);
-                self.standing.slow_disk_handovers += 1;
-                if let Some(target) = self.best_follower() {
-                    self.raw.transfer_leader(target);
-                }
-            }
-            Some(at) if self.now.saturating_sub(at) >= Duration::from_millis(150) => {
-                let term = self.raw.raft.term;
-                self.raw.raft.become_follower(term, 0);
-                self.handed_over_at = None;
-            }
-            Some(_) => {}
-        }
-    }
-
-    /// How far the log may be truncated now.
-    fn truncate(&mut self) -> Option<EntryId> {
-        let view = self.raw.store();
-        let (first, last) = (view.truncated().index, view.last().index);
-        let mut keep_from = last.saturating_sub(self.catch_up_entries);
-        if self.leads() {
-            let slowest = self.raw.raft.prs().iter().filter(|(_, p)| p.recent_active).map(|(_, p)| p.matched).min();
-            keep_from = keep_from.max(slowest.unwrap_or(0).min(last));
-        }
-        let in_flight = self.snapshots_in_flight.values().min().copied().unwrap_or(u64::MAX);
-        let to = keep_from.min(self.flushed.index).min(in_flight);
-        // In steps: a truncation is a write, and one entry is not worth it.
-        if to < first + limits::TRUNCATE_STEP.min(self.catch_up_entries.max(1)) {
-            return None;
-        }
-        let term = raft::Storage::term(view, to).expect("the entry lies between the first and the last");
-        let to = EntryId { index: to, term };
-        self.raw.mut_store().truncate(to);
-        Some(to)
     }
 
     pub(super) fn voters(&self) -> Vec<u64> {

@@ -17,7 +17,11 @@ use crate::log::{EntryId, LogReader, LogWrite};
 impl<W, R: LogReader> Replica<W, R> {
     pub(super) fn snapshot_made(&mut self, at: EntryId) {
         let conf_state = self.raw.raft.prs().conf().to_conf_state();
-        let mut metadata = SnapshotMetadata { index: at.index, term: at.term, ..SnapshotMetadata::default() };
+        let mut metadata = SnapshotMetadata {
+            index: at.index,
+            term: at.term,
+            ..SnapshotMetadata::default()
+        };
         metadata.set_conf_state(conf_state);
         self.raw.mut_store().set_snapshot(Some(metadata));
     }
@@ -25,7 +29,14 @@ impl<W, R: LogReader> Replica<W, R> {
     pub(super) fn snapshot_sent(&mut self, to: u64, ok: bool) {
         // The next peer in need gets a fresh one: these files may be removed now.
         self.raw.mut_store().set_snapshot(None);
-        self.raw.report_snapshot(to, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+        self.raw.report_snapshot(
+            to,
+            if ok {
+                SnapshotStatus::Finish
+            } else {
+                SnapshotStatus::Failure
+            },
+        );
         self.snapshots_in_flight.remove(&to);
     }
 
@@ -49,7 +60,9 @@ impl<W, R: LogReader> Replica<W, R> {
                     && message.get_msg_type() == MessageType::MsgSnapshot =>
             {
                 self.step(now, message);
-                self.raw.snap().is_some_and(|snapshot| snapshot.get_metadata().index > 0)
+                self.raw
+                    .snap()
+                    .is_some_and(|snapshot| snapshot.get_metadata().index > 0)
             }
             _ => false,
         };
@@ -59,7 +72,10 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     pub(super) fn install(&mut self, number: u64, metadata: &SnapshotMetadata, group: LogWrite) -> Install {
-        let at = EntryId { index: metadata.index, term: metadata.term };
+        let at = EntryId {
+            index: metadata.index,
+            term: metadata.term,
+        };
         self.raw.mut_store().reset(at);
         self.handed_out = at.index;
         let skipped = self.pending.skipped(at.index);
@@ -69,5 +85,9 @@ impl<W, R: LogReader> Replica<W, R> {
 }
 
 pub(super) fn encode(message: &Message) -> Bytes {
-    Bytes::from(message.write_to_bytes().expect("a message that raft-rs made can be encoded"))
+    Bytes::from(
+        message
+            .write_to_bytes()
+            .expect("a message that raft-rs made can be encoded"),
+    )
 }

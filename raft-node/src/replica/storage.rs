@@ -40,7 +40,10 @@ pub struct LogStart {
 
 /// raft's first configuration of a cluster, encoded as the state machine keeps it.
 pub fn initial_conf_state(voters: Vec<u64>) -> Bytes {
-    let conf_state = ConfState { voters, ..ConfState::default() };
+    let conf_state = ConfState {
+        voters,
+        ..ConfState::default()
+    };
     Bytes::from(conf_state.write_to_bytes().expect("a ConfState of ours can be encoded"))
 }
 
@@ -48,14 +51,22 @@ pub fn initial_conf_state(voters: Vec<u64>) -> Bytes {
 pub fn start_of(recovered: &Recovered, conf_state: &[u8]) -> LogStart {
     let conf_state = ConfState::parse_from_bytes(conf_state).expect("the state keeps what a replica encoded");
     let hard_state = recovered.hard_state.clone();
-    LogStart { hard_state, conf_state, truncated: recovered.truncated, last: recovered.last }
+    LogStart {
+        hard_state,
+        conf_state,
+        truncated: recovered.truncated,
+        last: recovered.last,
+    }
 }
 
 impl<R: LogReader> LogView<R> {
     pub fn new(reader: R, start: LogStart, cache_bytes_max: usize) -> Self {
         Self {
             reader,
-            start: RaftState { hard_state: start.hard_state, conf_state: start.conf_state },
+            start: RaftState {
+                hard_state: start.hard_state,
+                conf_state: start.conf_state,
+            },
             truncated: start.truncated,
             last: start.last,
             cache: VecDeque::new(),
@@ -94,7 +105,10 @@ impl<R: LogReader> LogView<R> {
         for entry in entries {
             self.cache_bytes += cost(entry);
             self.cache.push_back(entry.clone());
-            self.last = EntryId { index: entry.index, term: entry.term };
+            self.last = EntryId {
+                index: entry.index,
+                term: entry.term,
+            };
         }
     }
 
@@ -108,7 +122,10 @@ impl<R: LogReader> LogView<R> {
 
     /// Drops everything up to `to`.
     pub fn truncate(&mut self, to: EntryId) {
-        assert!(self.truncated <= to && to.index <= self.last.index, "truncation to {to:?} is outside of the log");
+        assert!(
+            self.truncated <= to && to.index <= self.last.index,
+            "truncation to {to:?} is outside of the log"
+        );
         self.truncated = to;
         while self.cache.front().is_some_and(|entry| entry.index <= to.index) {
             self.cache_bytes -= self.cache.pop_front().map_or(0, |entry| cost(&entry));
@@ -159,15 +176,27 @@ impl<R: LogReader> Storage for LogView<R> {
         if low <= self.truncated.index {
             return Err(StorageError::Compacted.into());
         }
-        assert!(high <= self.last.index + 1, "entries up to {high} are asked for, the last is {}", self.last.index);
+        assert!(
+            high <= self.last.index + 1,
+            "entries up to {high} are asked for, the last is {}",
+            self.last.index
+        );
         let bytes_max = max_size.into().unwrap_or(u64::MAX);
-        let Some(first_cached) = self.cache.front().map(|entry| entry.index).filter(|first| *first <= low) else {
+        let Some(first_cached) = self
+            .cache
+            .front()
+            .map(|entry| entry.index)
+            .filter(|first| *first <= low)
+        else {
             let high = self.cache.front().map_or(high, |entry| min(high, entry.index));
             return Ok(self.reader.entries(low, high, bytes_max));
         };
         let mut bytes = 0;
         let mut entries = Vec::new();
-        for entry in self.cache.range((low - first_cached) as usize..(high - first_cached) as usize) {
+        for entry in self
+            .cache
+            .range((low - first_cached) as usize..(high - first_cached) as usize)
+        {
             bytes += cost(entry) as u64;
             if bytes > bytes_max && !entries.is_empty() {
                 break;

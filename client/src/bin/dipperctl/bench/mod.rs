@@ -1,0 +1,126 @@
+//! `bench put|range`: closed-loop clients against a cluster; rate, percentiles, and what an operation costs
+//! in CPU here and in the servers.
+//!
+//! `load` makes the requests, `processes` reads what the kernel counted, `report` prints. Not here: a
+//! verdict. Compare two systems in one run on one machine, alternating.
+
+mod load;
+mod processes;
+mod report;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use self::{load::Plan, processes::Usage, report::Report};
+use crate::{
+    failure::Failure,
+    global::{Global, duration},
+    output::Format,
+};
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    operation: Operation,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Operation {
+    /// Writes keys
+    Put(Settings),
+    /// Reads keys that `bench put` wrote, or one given range
+    Range(Settings),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// `range` only: a key, and the excluded end of a range ("\0": no end)
+    pub range: Vec<String>,
+    /// Closed-loop clients
+    #[arg(long, default_value_t = 64)]
+    pub clients: usize,
+    /// Connections, spread over the endpoints; at most one per client
+    #[arg(long, default_value_t = 16)]
+    pub conns: usize,
+    /// Threads that the clients share
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Operations to do
+    #[arg(long, default_value_t = 10_000, conflicts_with = "seconds")]
+    pub total: u64,
+    /// Go on for this long instead
+    #[arg(long, value_parser = seconds)]
+    pub seconds: Option<Duration>,
+    /// Operations per second at most, all clients together (0: as many as possible)
+    #[arg(long, default_value_t = 0)]
+    pub rate: u64,
+    /// Bytes of each key
+    #[arg(long, default_value_t = 32)]
+    pub key_size: usize,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 256)]
+    pub val_size: usize,
+    /// Different keys
+    #[arg(long, default_value_t = 100_000)]
+    pub key_space_size: u64,
+    /// One key after another instead of random ones
+    #[arg(long)]
+    pub sequential_keys: bool,
+    /// `range` only: at most so many keys per reply
+    #[arg(long, default_value_t = 0)]
+    pub limit: i64,
+    /// `range` only: Linearizable(l) or Serializable(s)
+    #[arg(long, default_value = "l")]
+    pub consistency: String,
+    /// `range` only: as --consistency s
+    #[arg(long)]
+    pub serializable: bool,
+    /// `range` only: just the count
+    #[arg(long)]
+    pub count_only: bool,
+    /// Processes of the servers, to measure their CPU and writes per operation
+    #[arg(long, value_delimiter = ',')]
+    pub server_pids: Vec<u32>,
+}
+
+/// `10`, or a duration such as `1m`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| duration(text))
+}
+
+impl Bench {
+    pub fn run(self, global: &Global) -> Result<(), Failure> {
+        let output = global.output()?;
+        let (settings, writes) = match &self.operation {
+            Operation::Put(settings) => (settings.clone(), true),
+            Operation::Range(settings) => (settings.clone(), false),
+        };
+        if settings.clients == 0 || settings.conns == 0 || settings.threads == 0 || settings.key_space_size == 0 {
+            return Err(Failure::arguments(
+                "--clients, --conns, --threads and --key-space-size must not be 0",
+            ));
+        }
+        if writes && !settings.range.is_empty() {
+            return Err(Failure::arguments(
+                "bench put takes no key: see --key-size and --key-space-size",
+            ));
+        }
+        let servers = settings.server_pids.clone();
+        let before = (Usage::of_self()?, Usage::of_all(&servers)?);
+        let outcome = Plan::new(settings, writes, global).run()?;
+        let client = Usage::of_self()?.since(before.0);
+        let servers = (!servers.is_empty())
+            .then(|| Usage::of_all(&servers).map(|usage| usage.since(before.1)))
+            .transpose()?;
+        let report = Report {
+            outcome,
+            client,
+            servers,
+        };
+        match output.format {
+            Format::Json => report.print_json(),
+            _ => report.print_text(),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Calls about a member rather than about keys. Those that ask one certain member take no endpoint: make a
+//! client for that endpoint alone.
+
+use proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, HashKvRequest, HashKvResponse, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
+    alarm_request::AlarmAction, maintenance_client::MaintenanceClient,
+};
+use tonic::transport::Channel;
+
+use crate::{Client, Error, client::request_until, route::Endpoint};
+
+fn maintenance(endpoint: &Endpoint) -> MaintenanceClient<Channel> {
+    MaintenanceClient::new(endpoint.channel.clone())
+}
+
+impl Client {
+    /// The state of whichever member answers.
+    pub async fn status(&self) -> Result<StatusResponse, Error> {
+        self.any_status().await
+    }
+
+    /// The hash of all keys and their history up to `revision` (0: now) at whichever member answers.
+    pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
+        let request = HashKvRequest { revision };
+        self.read(|endpoint, until| async move { maintenance(&endpoint).hash_kv(request_until(request, until)).await })
+            .await
+    }
+
+    /// The alarms that are active.
+    pub async fn alarms(&self) -> Result<AlarmResponse, Error> {
+        let request = AlarmRequest {
+            action: AlarmAction::Get.into(),
+            member_id: 0,
+            alarm: 0,
+        };
+        self.read(|endpoint, until| async move { maintenance(&endpoint).alarm(request_until(request, until)).await })
+            .await
+    }
+
+    /// Hands leadership to the member `target`. Only the leader takes this call: others answer `NotLeader`,
+    /// and the next endpoint is asked until the deadline.
+    pub async fn move_leader(&self, target: u64) -> Result<MoveLeaderResponse, Error> {
+        let request = MoveLeaderRequest { target_id: target };
+        self.write(
+            |endpoint, until| async move { maintenance(&endpoint).move_leader(request_until(request, until)).await },
+        )
+        .await
+    }
+}

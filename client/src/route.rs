@@ -1,0 +1,336 @@
+//! Who is asked: one channel per endpoint, made lazily; which of them answered last; who leads.
+//!
+//! ```text
+//! given:    a  b  c        reads start at `current`, go on to the next when it fails
+//! leader:   ? or (endpoint, term)   forgotten when it fails or an answer carries a newer term
+//! ```
+//!
+//! The lock is held for a few instructions, never across an await. Not here: when to ask again (`retry`).
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use proto::etcdserverpb::{
+    MemberListRequest, StatusRequest, StatusResponse, cluster_client::ClusterClient,
+    maintenance_client::MaintenanceClient,
+};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint as TonicEndpoint, Uri},
+};
+
+use crate::{Client, ConnectOptions, Error, Writes, client::request_until};
+
+/// The metadata key under which a Dipper member names the leader's client URL beside an error.
+const LEADER_HINT: &str = "dipper-leader";
+
+/// A search for the leader that found none is not repeated sooner: an election takes about this long.
+const SEARCH_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// One search asks two questions of one member; a member that hangs must not hold up the write for longer.
+const SEARCH_TIME_MAX: Duration = Duration::from_millis(150);
+
+/// One member's client URL and the channel to it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// As the user wrote it.
+    pub name: String,
+    pub channel: Channel,
+    authority: String,
+    /// Whether a connection was ever made: without one, nothing can have been sent.
+    connected: Arc<AtomicBool>,
+}
+
+impl Endpoint {
+    fn new(name: &str, options: &ConnectOptions) -> Result<Self, Error> {
+        let bad = |cause: String| Error::BadEndpoint {
+            endpoint: name.to_owned(),
+            cause,
+        };
+        let url = if name.contains("://") {
+            name.to_owned()
+        } else {
+            format!("http://{name}")
+        };
+        let uri: Uri = url.parse().map_err(|error| bad(format!("{error}")))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(bad("only http:// is supported so far".to_owned()));
+        }
+        let authority = uri.authority().ok_or_else(|| bad("no host".to_owned()))?.to_string();
+        if uri.port_u16().is_none() {
+            return Err(bad("no port".to_owned()));
+        }
+        let connected = Arc::new(AtomicBool::new(false));
+        let channel = channel(uri, options, Arc::clone(&connected));
+        Ok(Self {
+            name: name.to_owned(),
+            channel,
+            authority,
+            connected,
+        })
+    }
+
+    /// Whether no request can have left for this endpoint.
+    pub fn never_connected(&self) -> bool {
+        !self.connected.load(Ordering::Acquire)
+    }
+}
+
+/// A lazy channel. It connects by itself so that every failure to connect, the timeout included, arrives as
+/// tonic's `ConnectError`: the only proof that a request was not sent.
+fn channel(uri: Uri, options: &ConnectOptions, connected: Arc<AtomicBool>) -> Channel {
+    let connect_timeout = options.connect_timeout;
+    let connector = tower::service_fn(move |uri: Uri| {
+        let connected = Arc::clone(&connected);
+        async move {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let stream = timeout(
+                connect_timeout,
+                TcpStream::connect((host, uri.port_u16().unwrap_or_default())),
+            )
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
+            stream.set_nodelay(true)?;
+            connected.store(true, Ordering::Release);
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    TonicEndpoint::from(uri)
+        .http2_keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
+        // etcd counts a ping on a connection without a call as an offence, whatever its interval.
+        .keep_alive_while_idle(false)
+        .connect_with_connector_lazy(connector)
+}
+
+#[derive(Debug)]
+struct Leader {
+    endpoint: Arc<Endpoint>,
+    term: u64,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    current: usize,
+    leader: Option<Leader>,
+    searched: Option<Instant>,
+}
+
+/// The endpoints, and what the answers so far say about them.
+#[derive(Debug)]
+pub(crate) struct Route {
+    endpoints: Vec<Arc<Endpoint>>,
+    seen: Mutex<Seen>,
+}
+
+impl Route {
+    pub fn new<E>(endpoints: E, options: &ConnectOptions) -> Result<Self, Error>
+    where
+        E: IntoIterator,
+        E::Item: AsRef<str>,
+    {
+        let endpoints = endpoints
+            .into_iter()
+            .map(|name| Endpoint::new(name.as_ref(), options).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(Error::BadEndpoint {
+                endpoint: String::new(),
+                cause: "no endpoint given".to_owned(),
+            });
+        }
+        Ok(Self {
+            endpoints,
+            seen: Mutex::default(),
+        })
+    }
+
+    /// The given endpoints, never empty.
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+
+    /// The endpoint for the `turn`-th attempt of a call that anyone can serve.
+    pub fn any(&self, turn: usize) -> Arc<Endpoint> {
+        let current = self.seen().current;
+        Arc::clone(&self.endpoints[(current + turn) % self.endpoints.len()])
+    }
+
+    /// The leader, if it is known.
+    pub fn leader(&self) -> Option<Arc<Endpoint>> {
+        self.seen().leader.as_ref().map(|leader| Arc::clone(&leader.endpoint))
+    }
+
+    /// Notes that `endpoint` failed: the next call starts elsewhere.
+    pub fn failed(&self, endpoint: &Arc<Endpoint>) {
+        let mut seen = self.seen();
+        if Arc::ptr_eq(endpoint, &self.endpoints[seen.current]) {
+            seen.current = (seen.current + 1) % self.endpoints.len();
+        }
+        if seen
+            .leader
+            .as_ref()
+            .is_some_and(|leader| Arc::ptr_eq(endpoint, &leader.endpoint))
+        {
+            seen.leader = None;
+        }
+    }
+
+    /// Notes that `endpoint` answered where another had been asked first.
+    pub fn prefer(&self, endpoint: &Arc<Endpoint>) {
+        if let Some(at) = self.endpoints.iter().position(|each| Arc::ptr_eq(each, endpoint)) {
+            self.seen().current = at;
+        }
+    }
+
+    /// Notes the term of an answer: a newer one than the leader's means a newer leader.
+    pub fn note_term(&self, term: u64) {
+        let mut seen = self.seen();
+        if seen.leader.as_ref().is_some_and(|leader| leader.term < term) {
+            seen.leader = None;
+        }
+    }
+
+    fn set_leader(&self, url: &str, term: u64, options: &ConnectOptions) {
+        let Some(endpoint) = self.endpoint_of(url, options) else {
+            return;
+        };
+        self.seen().leader = Some(Leader { endpoint, term });
+    }
+
+    /// The given endpoint behind `url`, or a new one: the leader need not be among the given.
+    fn endpoint_of(&self, url: &str, options: &ConnectOptions) -> Option<Arc<Endpoint>> {
+        let found = Endpoint::new(url, options).ok()?;
+        let known = self.endpoints.iter().find(|each| each.authority == found.authority);
+        Some(known.map_or_else(|| Arc::new(found), Arc::clone))
+    }
+
+    /// Whether a search for the leader is due; notes that it begins.
+    fn begin_search(&self) -> bool {
+        let mut seen = self.seen();
+        let due = seen.leader.is_none() && seen.searched.is_none_or(|at| at.elapsed() >= SEARCH_AGAIN_AFTER);
+        if due {
+            seen.searched = Some(Instant::now());
+        }
+        due
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no code that holds this lock can panic")
+    }
+}
+
+impl Client {
+    /// The endpoint for the `turn`-th attempt of a write.
+    pub(crate) async fn for_write(&self, turn: usize) -> Arc<Endpoint> {
+        if self.options.writes == Writes::ToEndpoints {
+            return self.route.any(turn);
+        }
+        self.learn_leader().await;
+        self.route.leader().unwrap_or_else(|| self.route.any(turn))
+    }
+
+    /// Asks one member who leads and where that is. Finding nobody is no error: any member takes a write.
+    pub(crate) async fn learn_leader(&self) {
+        if self.options.writes == Writes::ToLeader && self.route.begin_search() {
+            let asked = self.route.any(0);
+            if let Ok(Ok(Some((url, term)))) = timeout(SEARCH_TIME_MAX, leader_url(&asked.channel)).await {
+                self.route.set_leader(&url, term, &self.options);
+            }
+        }
+    }
+
+    /// Follows the hint that a Dipper member puts beside an error.
+    pub(crate) fn follow_hint(&self, status: &Status) {
+        let hint = status.metadata().get(LEADER_HINT).and_then(|value| value.to_str().ok());
+        if let (Some(url), Writes::ToLeader) = (hint, self.options.writes) {
+            self.route.set_leader(url, 0, &self.options);
+        }
+    }
+
+    /// Any member's status: proves that the cluster can be reached.
+    pub(crate) async fn any_status(&self) -> Result<StatusResponse, Error> {
+        self.read(|endpoint, until| async move {
+            MaintenanceClient::new(endpoint.channel.clone())
+                .status(request_until(StatusRequest {}, until))
+                .await
+        })
+        .await
+    }
+}
+
+async fn leader_url(channel: &Channel) -> Result<Option<(String, u64)>, Status> {
+    let status = MaintenanceClient::new(channel.clone())
+        .status(StatusRequest {})
+        .await?
+        .into_inner();
+    if status.leader == 0 {
+        return Ok(None);
+    }
+    // Any member's own list will do: a stale URL fails to connect and the search starts again.
+    let request = MemberListRequest { linearizable: false };
+    let list = ClusterClient::new(channel.clone())
+        .member_list(request)
+        .await?
+        .into_inner();
+    let leader = list.members.into_iter().find(|member| member.id == status.leader);
+    let url = leader.and_then(|member| member.client_ur_ls.into_iter().next());
+    Ok(url.map(|url| (url, status.raft_term)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(endpoints: &[&str]) -> Route {
+        Route::new(endpoints, &ConnectOptions::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_failed_endpoint_is_left_and_a_failed_leader_forgotten() {
+        let route = route(&["127.0.0.1:1", "http://127.0.0.1:2"]);
+        let options = ConnectOptions::default();
+        route.set_leader("http://127.0.0.1:1", 3, &options);
+        let first = route.any(0);
+        assert!(
+            Arc::ptr_eq(&route.leader().unwrap(), &first),
+            "a given endpoint is recognised"
+        );
+        route.failed(&first);
+        assert!(route.leader().is_none());
+        assert_eq!(route.any(0).name, "http://127.0.0.1:2");
+        assert_eq!(route.any(1).name, "127.0.0.1:1");
+    }
+
+    #[tokio::test]
+    async fn a_newer_term_means_a_newer_leader() {
+        let route = route(&["127.0.0.1:1"]);
+        route.set_leader("http://127.0.0.1:9", 3, &ConnectOptions::default());
+        route.note_term(3);
+        assert_eq!(route.leader().unwrap().name, "http://127.0.0.1:9");
+        route.note_term(4);
+        assert!(route.leader().is_none());
+    }
+
+    #[tokio::test]
+    async fn endpoints_that_cannot_be_dialled_are_named() {
+        for bad in ["", "https://a:1", "a", "http://", "http://a"] {
+            let error = Route::new([bad], &ConnectOptions::default()).unwrap_err();
+            assert!(
+                matches!(&error, Error::BadEndpoint { endpoint, .. } if endpoint == bad),
+                "{error}"
+            );
+        }
+    }
+}

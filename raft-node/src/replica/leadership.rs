@@ -1,0 +1,122 @@
+//! What depends on who leads: whose word pending requests wait for, when leases end, and when a leader should
+//! not be one any more.
+
+use std::time::Duration;
+
+use proto::{
+    Error,
+    node::{Command, LeaseExpire, command::Op},
+};
+
+use super::{Answer, Time, replica::Replica};
+use crate::{limits, log::LogReader};
+
+impl<W, R: LogReader> Replica<W, R> {
+    /// Leaders come and go inside of raft-rs; what depends on it is set right here.
+    pub(super) fn notice_leader(&mut self) {
+        let leader = self.leader();
+        if leader == self.last_leader {
+            return;
+        }
+        if leader != 0 {
+            self.standing.leader_changes += 1;
+        }
+        let failed = self.pending.lost(|to| to != leader, &Error::TimeoutDueToLeaderFail);
+        self.fail(failed);
+        self.standing.reads_asked_again += self.reads.ask_again() as u64;
+        if leader == self.id {
+            self.lessor.promote(self.now);
+        } else {
+            self.lessor.expiry_failed();
+            self.handed_over_at = None;
+            self.refuse_peers();
+        }
+        if leader != 0 {
+            for (target, waiter, _) in std::mem::take(&mut self.moves) {
+                let answer = if target == leader {
+                    Answer::Moved
+                } else {
+                    Answer::Failed(Error::LeaderChanged)
+                };
+                self.answers.push((waiter, answer));
+            }
+        }
+        self.last_leader = leader;
+    }
+
+    pub(super) fn expire_leases(&mut self) {
+        // Not before everything of earlier terms is applied: a lease may just have been revoked there.
+        if !self.leads() || !self.raw.raft.apply_to_current_term() {
+            return;
+        }
+        let ids = self.lessor.take_expired(self.now, limits::LEASES_EXPIRED_PER_TURN_MAX);
+        if ids.is_empty() {
+            return;
+        }
+        let expire = LeaseExpire {
+            term: self.raw.raft.term,
+            ids,
+        };
+        let command = Command {
+            op: Some(Op::LeaseExpire(expire)),
+        };
+        if self.append(vec![vec![command]]).is_none() {
+            self.lessor.expiry_failed();
+        }
+    }
+
+    pub(super) fn move_leader(&mut self, target: Option<u64>, waiter: W, deadline: Time) {
+        if !self.leads() {
+            self.answers.push((waiter, Answer::Failed(Error::NotLeader)));
+            return;
+        }
+        let Some(target) = target.or_else(|| self.best_follower()) else {
+            self.answers.push((waiter, Answer::Failed(Error::Unhealthy)));
+            return;
+        };
+        if target == self.id {
+            self.answers.push((waiter, Answer::Moved));
+        } else if self.voters().contains(&target) {
+            self.raw.transfer_leader(target);
+            self.moves.push((target, waiter, deadline));
+        } else {
+            self.answers.push((waiter, Answer::Failed(Error::BadLeaderTransferee)));
+        }
+    }
+
+    /// The voter that needs the least to lead, among those that were heard of lately.
+    pub(super) fn best_follower(&self) -> Option<u64> {
+        self.voters()
+            .into_iter()
+            .filter(|voter| *voter != self.id)
+            .filter_map(|voter| Some((voter, self.raw.raft.prs().get(voter)?)))
+            .filter(|(_, progress)| progress.recent_active)
+            .max_by_key(|(voter, progress)| (progress.matched, std::cmp::Reverse(*voter)))
+            .map(|(voter, _)| voter)
+    }
+
+    /// A leader whose disk hangs hands over; if nobody takes over in time, it steps down.
+    pub(super) fn watch_disk(&mut self) {
+        let since = self.unpersisted.front().map(|(_, since, _)| *since);
+        let hangs = since.is_some_and(|since| self.now.saturating_sub(since) >= limits::SLOW_SYNC);
+        if !hangs || !self.leads() || self.raw.raft.prs().is_singleton() {
+            self.handed_over_at = None;
+            return;
+        }
+        match self.handed_over_at {
+            None => {
+                self.handed_over_at = Some(self.now);
+                self.standing.slow_disk_handovers += 1;
+                if let Some(target) = self.best_follower() {
+                    self.raw.transfer_leader(target);
+                }
+            }
+            Some(at) if self.now.saturating_sub(at) >= Duration::from_millis(150) => {
+                let term = self.raw.raft.term;
+                self.raw.raft.become_follower(term, 0);
+                self.handed_over_at = None;
+            }
+            Some(_) => {}
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What raft-rs has ready, and what came back of it: entries to the log thread, committed ones to the apply
+//! thread, and how far both have got.
+//!
+//! ```text
+//!   Ready --entries--> log view (at once) --Write--> log thread --Persisted--> messages that waited for it
+//!         --committed--> Committed, with its waiters --> apply thread --Applied--> reads that waited for it
+//! ```
+
+use kv::LogEntry;
+use raft::{
+    Ready,
+    eraftpb::{Entry, EntryType},
+};
+
+use super::{Committed, Output, Write, replica::Replica};
+use crate::{
+    limits,
+    log::{EntryId, LogReader, LogWrite},
+};
+
+impl<W, R: LogReader> Replica<W, R> {
+    pub(super) fn take_ready(&mut self, mut ready: Ready, output: &mut Output<W>) {
+        let number = ready.number();
+        for state in ready.take_read_states() {
+            self.round_confirmed(&state.request_ctx, state.index);
+        }
+        self.send(ready.take_messages());
+        let mut group = LogWrite {
+            entries: ready.take_entries(),
+            hard_state: None,
+        };
+        if let Some(hard_state) = ready.hs() {
+            self.hard_state = hard_state.clone();
+        }
+        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
+        let must_sync = ready.must_sync();
+        if must_sync {
+            // A commit index alone is not worth a write: it rides with the next one.
+            group.hard_state = Some(self.hard_state.clone());
+        }
+        if let Some(metadata) = snapshot {
+            output.install = Some(self.install(number, &metadata, std::mem::take(&mut group)));
+        }
+        self.raw.mut_store().append(&group.entries);
+        let committed = ready.take_committed_entries();
+        let messages = ready.take_persisted_messages();
+        self.raw.advance_append_async(ready);
+        self.hand_out(committed, output);
+        if must_sync || !self.unpersisted.is_empty() {
+            self.unpersisted.push_back((number, self.now, messages));
+            if output.install.as_ref().is_none_or(|install| install.number != number) {
+                output.writes.push(Write { number, group });
+            }
+        } else {
+            self.raw.on_persist_ready(number);
+            self.send(messages);
+        }
+    }
+
+    pub(super) fn hand_out(&mut self, entries: Vec<Entry>, output: &mut Output<W>) {
+        for entry in entries {
+            assert_eq!(entry.index, self.handed_out + 1, "committed entries have a gap");
+            assert_eq!(
+                entry.get_entry_type(),
+                EntryType::EntryNormal,
+                "a configuration change was written by a newer dipper"
+            );
+            self.handed_out = entry.index;
+            self.unapplied_bytes += entry.data.len();
+            self.handed_out_bytes.push_back((entry.index, entry.data.len()));
+            let (waiters, failed) = self.pending.committed(entry.index, entry.term);
+            self.fail(failed);
+            let entry = LogEntry {
+                index: entry.index,
+                term: entry.term,
+                data: entry.data,
+                conf_state: None,
+            };
+            output.committed.push(Committed { entry, waiters });
+        }
+    }
+
+    pub(super) fn persisted(&mut self, number: u64) {
+        self.raw.on_persist_ready(number);
+        while self.unpersisted.front().is_some_and(|(own, ..)| *own <= number) {
+            if let Some((_, _, messages)) = self.unpersisted.pop_front() {
+                self.send(messages);
+            }
+        }
+        self.evict();
+    }
+
+    pub(super) fn applied(&mut self, index: u64) {
+        self.raw.advance_apply_to(index);
+        while self.handed_out_bytes.front().is_some_and(|(own, _)| *own <= index) {
+            self.unapplied_bytes -= self.handed_out_bytes.pop_front().map_or(0, |(_, bytes)| bytes);
+        }
+        self.evict();
+        let ready = self.reads.applied(index);
+        for read in ready {
+            self.answer_read(read);
+        }
+        self.renewals_decided();
+    }
+
+    pub(super) fn evict(&mut self) {
+        let (persisted, applied) = (self.raw.raft.raft_log.persisted, self.raw.raft.raft_log.applied);
+        self.raw.mut_store().evict(persisted, applied);
+    }
+
+    /// How far the log may be truncated now.
+    pub(super) fn truncate(&mut self) -> Option<EntryId> {
+        let view = self.raw.store();
+        let (first, last) = (view.truncated().index, view.last().index);
+        let mut keep_from = last.saturating_sub(self.catch_up_entries);
+        if self.leads() {
+            let slowest = self
+                .raw
+                .raft
+                .prs()
+                .iter()
+                .filter(|(_, p)| p.recent_active)
+                .map(|(_, p)| p.matched)
+                .min();
+            keep_from = keep_from.max(slowest.unwrap_or(0).min(last));
+        }
+        let in_flight = self.snapshots_in_flight.values().min().copied().unwrap_or(u64::MAX);
+        let to = keep_from.min(self.flushed.index).min(in_flight);
+        // In steps: a truncation is a write, and one entry is not worth it.
+        if to < first + limits::TRUNCATE_STEP.min(self.catch_up_entries.max(1)) {
+            return None;
+        }
+        let term = raft::Storage::term(view, to).expect("the entry lies between the first and the last");
+        let to = EntryId { index: to, term };
+        self.raw.mut_store().truncate(to);
+        Some(to)
+    }
+}
