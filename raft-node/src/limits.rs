@@ -172,6 +172,9 @@ pub const CONNECTIONS_MAX: usize = 16_384;
 pub const CONNECTIONS_WAITING_MAX: usize = 256;
 /// Concurrent requests on one connection. etcd has no bound; 10,000 watches on one must work.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 100_000;
+/// Requests that a client may reset before they were looked at: more is an attack on HTTP/2 (rapid reset), fewer
+/// would cut off a client that cancels its watches.
+pub const RESET_STREAMS_MAX: usize = 1_000;
 /// What a request may be larger on the wire than max-request-bytes: etcd's allowance for gRPC's own framing.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// Bytes in one message of a RangeStream: large enough to be cheap, small enough for 1,000 slow readers.
