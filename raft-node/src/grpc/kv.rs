@@ -132,7 +132,7 @@ async fn txn<M: Member>(member: &M, request: TxnRequest, deadline: Instant) -> R
     let view = if read == TxnRead::Linearizable {
         member.read_index(deadline).await?
     } else {
-        member.view()
+        member.settled_view(deadline).await?
     };
     let reply = member.blocking(move || view.txn_read_only(&request)).await??;
     Ok(TxnResponse {
@@ -170,7 +170,7 @@ async fn view_for<M: Member>(
     deadline: Instant,
 ) -> Result<Arc<View<M::Engine>>, Error> {
     if request.serializable {
-        Ok(member.view())
+        member.settled_view(deadline).await
     } else {
         member.read_index(deadline).await
     }

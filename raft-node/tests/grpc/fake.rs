@@ -197,6 +197,7 @@ impl Member for Fake {
             applied_index: state.index,
             disk_bytes: state.store.engine().disk_bytes(),
             disk_full: false,
+            serving: true,
         }
     }
 
