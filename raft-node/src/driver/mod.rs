@@ -68,6 +68,7 @@ pub struct Published {
     flushed: AtomicU64,
     log_bytes: AtomicU64,
     installing: AtomicU64,
+    installed: AtomicU64,
     slow_applies: AtomicU64,
 }
 
@@ -86,6 +87,7 @@ impl Published {
             flushed: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
             installing: AtomicU64::new(0),
+            installed: AtomicU64::new(0),
             slow_applies: AtomicU64::new(0),
         }
     }
@@ -340,6 +342,7 @@ impl<R: LogReader> RaftThread<R> {
             heartbeat_send_failures: self.heartbeats_dropped,
             slow_applies: self.published.slow_applies.load(Ordering::Relaxed),
             snapshot_installing: self.published.installing.load(Ordering::Relaxed) > 0,
+            snapshots_installed: self.published.installed.load(Ordering::Relaxed),
             queues: self.queues(),
             timings: self
                 .published
