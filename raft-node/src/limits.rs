@@ -66,6 +66,8 @@ pub const SUPERSEDED_KEPT: Duration = Duration::from_mins(1);
 
 /// What a request's answer may take from the raft thread back to its connection.
 pub const ANSWER_GRACE: Duration = Duration::from_millis(500);
+/// A request with a deadline ends this much earlier, or a tenth of its time: its client must hear why.
+pub const ANSWER_BEFORE_DEADLINE: Duration = Duration::from_millis(100);
 /// A graceful stop takes no longer; what is not drained then is cut.
 pub const STOP_MAX: Duration = Duration::from_secs(5);
 /// How long a stopping leader waits for another one.

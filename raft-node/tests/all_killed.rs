@@ -31,7 +31,9 @@ fn all_members_killed_at_once_keep_what_was_acknowledged() {
         kill_all(&mut cluster);
         let began = Instant::now();
         (0..3).for_each(|i| cluster.restart(i));
-        cluster.await_ready(Duration::from_secs(60)).expect("all members serve again");
+        cluster
+            .await_ready(Duration::from_secs(60))
+            .expect("all members serve again");
         served_again.push(began.elapsed());
     }
     std::thread::sleep(LOADED_FOR);
@@ -46,7 +48,10 @@ fn all_members_killed_at_once_keep_what_was_acknowledged() {
         assert_dense(&events, 2, last, &format!("the history of {url}"));
         let tally = judge(&writes, &events);
         println!("{url}: {tally:?}, revision {last}");
-        assert!(tally.acked > ROUNDS * WRITERS, "too little load to prove anything: {tally:?}");
+        assert!(
+            tally.acked > ROUNDS * WRITERS,
+            "too little load to prove anything: {tally:?}"
+        );
         assert_final_state(&Rpc::connect(url), &events);
     }
     assert_hashes_equal(&urls, last);
@@ -66,7 +71,7 @@ fn check_reads(writes: &[Write], reads: &[Read]) {
         .iter()
         .filter_map(|write| match write.outcome {
             Outcome::Acked(revision) => Some((write.ended, write.member, revision)),
-            Outcome::Refused | Outcome::Unknown => None,
+            Outcome::Refused(_) | Outcome::Unknown(_) => None,
         })
         .collect();
     let linearizable = reads.iter().filter(|read| !read.is_serializable);
@@ -76,13 +81,20 @@ fn check_reads(writes: &[Write], reads: &[Read]) {
     assert!(checked > 100, "too few linearizable reads to prove anything");
     for member in 0..3 {
         let own = reads.iter().filter(|read| read.member == member);
-        let told_here = own.clone().filter_map(told).chain(acks.iter().copied().filter(|ack| ack.1 == member));
+        let told_here = own
+            .clone()
+            .filter_map(told)
+            .chain(acks.iter().copied().filter(|ack| ack.1 == member));
         let checked = assert_not_older(own, told_here.collect());
         println!("reads of member {member}, serializable ones included: {checked}");
         assert!(checked > 100, "too few reads of member {member} to prove anything");
     }
     let failed = reads.iter().filter(|read| read.revision.is_err()).count();
-    let waited = reads.iter().filter(|read| read.revision.is_ok()).map(|read| read.ended - read.sent).max();
+    let waited = reads
+        .iter()
+        .filter(|read| read.revision.is_ok())
+        .map(|read| read.ended - read.sent)
+        .max();
     println!("reads that failed: {failed}; the longest wait of an answered one: {waited:?}");
 }
 

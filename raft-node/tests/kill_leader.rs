@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use harness::{
     Cluster, Kind,
     load::{
-        Outcome, Watcher, Writers, assert_dense, assert_final_state, assert_hashes_equal, distribution, history,
-        judge, longest_silence, median,
+        Outcome, Watcher, Writers, assert_dense, assert_final_state, assert_hashes_equal, distribution, history, judge,
+        longest_silence, median,
     },
     rpc::Rpc,
 };
@@ -54,7 +54,10 @@ fn twenty_killed_leaders_lose_no_acknowledged_write() {
     assert_dense(&events, 2, last, "the history");
     let tally = judge(&writes, &events);
     println!("{tally:?}, revision {last}");
-    assert!(tally.acked > KILLS * WRITERS, "too little load to prove anything: {tally:?}");
+    assert!(
+        tally.acked > KILLS * WRITERS,
+        "too little load to prove anything: {tally:?}"
+    );
     for url in &urls {
         assert_final_state(&Rpc::connect(url), &events);
     }
@@ -64,10 +67,18 @@ fn twenty_killed_leaders_lose_no_acknowledged_write() {
         watcher.await_revision(last, Duration::from_secs(20));
         let log = watcher.stop();
         assert_dense(&log.events, 2, last, &format!("the watcher of member {member}"));
-        assert_eq!(log.events, events, "the watcher of member {member} saw something else than the history");
+        assert_eq!(
+            log.events, events,
+            "the watcher of member {member} saw something else than the history"
+        );
         for (at, why) in &log.breaks {
-            let is_its_own_kill = kills.iter().any(|k| k.leader == member && k.at <= *at && *at <= k.until);
-            assert!(is_its_own_kill, "the watch on member {member} broke although it lived: {why}");
+            let is_its_own_kill = kills
+                .iter()
+                .any(|k| k.leader == member && k.at <= *at && *at <= k.until);
+            assert!(
+                is_its_own_kill,
+                "the watch on member {member} broke although it lived: {why}"
+            );
         }
     }
     check_gaps(&writes, &kills);
@@ -91,13 +102,22 @@ fn check_gaps(writes: &[harness::load::Write], kills: &[Kill]) {
     for kill in kills {
         let until = kill.at + WATCHED_AFTER_KILL;
         let survivors = (0..3).filter(|member| *member != kill.leader);
-        let gaps: Vec<Duration> = survivors.map(|member| longest_silence(writes, member, kill.at, until)).collect();
+        let gaps: Vec<Duration> = survivors
+            .map(|member| longest_silence(writes, member, kill.at, until))
+            .collect();
         worst.push(*gaps.iter().max().expect("two survivors"));
     }
     println!("{}", distribution("write gap after kill -9 of the leader", &worst));
-    let acked = writes.iter().filter(|write| matches!(write.outcome, Outcome::Acked(_))).count();
+    let acked = writes
+        .iter()
+        .filter(|write| matches!(write.outcome, Outcome::Acked(_)))
+        .count();
     println!("{acked} acknowledged writes over {} kills", kills.len());
-    assert!(median(&worst) <= GAP_MEDIAN_MAX, "the median write gap is {:?}", median(&worst));
+    assert!(
+        median(&worst) <= GAP_MEDIAN_MAX,
+        "the median write gap is {:?}",
+        median(&worst)
+    );
     let max = worst.iter().max().expect("twenty kills");
     assert!(*max <= GAP_MAX, "the longest write gap is {max:?}");
 }

@@ -21,7 +21,7 @@ const VALUE_BYTES: usize = 4096;
 const LOADERS: usize = 16;
 /// Entries between two flushes of the state; the log keeps half as many.
 const SNAPSHOT_COUNT: &str = "--snapshot-count=200";
-const WRITERS: usize = 6;
+const WRITERS: usize = 32;
 /// From the start of the lagging member to the end of its installation, a killed sender included.
 const INSTALLED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -42,7 +42,12 @@ fn a_member_behind_the_log_comes_back_by_snapshot() {
 
     let writes = writers.stop();
     let rpc = Rpc::connect(&urls[lagging]);
-    let last = rpc.put(b"load/end", b"end").expect("a put").header.expect("a header").revision;
+    let last = rpc
+        .put(b"load/end", b"end")
+        .expect("a put")
+        .header
+        .expect("a header")
+        .revision;
     let mut events = history(&urls[lagging], 2, last);
     assert_eq!(events.pop().expect("the end").value, "end");
     let tally = judge(&writes, &events);
@@ -63,7 +68,10 @@ fn receiver_killed_half_way(cluster: &mut Cluster, lagging: usize) {
     cluster.kill(lagging);
     let arrived = incoming_bytes(cluster, lagging);
     println!("receiver killed with {arrived} of {total} bytes");
-    assert!(arrived * 10 < total * 9, "too late to be half-way: {arrived} of {total} bytes");
+    assert!(
+        arrived * 10 < total * 9,
+        "too late to be half-way: {arrived} of {total} bytes"
+    );
     let began = Instant::now();
     cluster.restart(lagging);
     await_installed(cluster, lagging, began);
@@ -72,11 +80,16 @@ fn receiver_killed_half_way(cluster: &mut Cluster, lagging: usize) {
 fn sender_killed_half_way(cluster: &mut Cluster, lagging: usize) {
     assert_truncated_past(cluster, lagging);
     let total = await_half_way(cluster, lagging);
-    let sender = (0..3).find(|i| *i != lagging && outgoing_bytes(cluster, *i) > 0).expect("one member sends");
+    let sender = (0..3)
+        .find(|i| *i != lagging && outgoing_bytes(cluster, *i) > 0)
+        .expect("one member sends");
     cluster.kill(sender);
     let arrived = incoming_bytes(cluster, lagging);
     println!("sender killed with {arrived} of {total} bytes");
-    assert!(arrived * 10 < total * 9, "too late to be half-way: {arrived} of {total} bytes");
+    assert!(
+        arrived * 10 < total * 9,
+        "too late to be half-way: {arrived} of {total} bytes"
+    );
     // The lagging member is now needed for a quorum: the rest serves only once it has what it needs.
     let began = Instant::now();
     cluster.restart_ready(sender);
@@ -93,7 +106,11 @@ fn await_half_way(cluster: &mut Cluster, lagging: usize) -> u64 {
         if total > 0 && incoming_bytes(cluster, lagging) * 3 > total {
             return total;
         }
-        assert!(Instant::now() < deadline, "no snapshot came:\n{}", cluster.member(lagging).log_tail());
+        assert!(
+            Instant::now() < deadline,
+            "no snapshot came:\n{}",
+            cluster.member(lagging).log_tail()
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -122,7 +139,12 @@ fn put_until_truncated(cluster: &Cluster, url: &str) {
     let last = metric(cluster, leader, "dipper_log_last_index");
     let deadline = Instant::now() + Duration::from_secs(60);
     let rpc = Rpc::connect(url);
-    while metric(cluster, cluster.await_leader(Duration::from_secs(10)), "dipper_log_first_index") <= last {
+    while metric(
+        cluster,
+        cluster.await_leader(Duration::from_secs(10)),
+        "dipper_log_first_index",
+    ) <= last
+    {
         rpc.put(b"more", b"entries").expect("a put with two members");
         assert!(Instant::now() < deadline, "the log is not truncated past {last}");
     }
@@ -180,7 +202,9 @@ fn metric(cluster: &Cluster, member: usize, name: &str) -> f64 {
     let (code, page) = cluster.http(member, "/metrics").expect("the metrics page");
     assert_eq!(code, 200, "{page}");
     let line = page.lines().find(|line| line.split_whitespace().next() == Some(name));
-    let value = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|value| value.parse().ok());
+    let value = line
+        .and_then(|line| line.split_whitespace().nth(1))
+        .and_then(|value| value.parse().ok());
     value.unwrap_or_else(|| panic!("no metric {name} in:\n{page}"))
 }
 

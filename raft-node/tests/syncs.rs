@@ -44,7 +44,9 @@ fn check(syncs: &[usize]) -> Result<(), String> {
     if enough >= 2 {
         return Ok(());
     }
-    Err(format!("{enough} of the members synced once for each of {PUTS} acknowledged puts: {syncs:?}"))
+    Err(format!(
+        "{enough} of the members synced once for each of {PUTS} acknowledged puts: {syncs:?}"
+    ))
 }
 
 /// How often each member called fsync or fdatasync while `PUTS` puts were acknowledged.
@@ -52,12 +54,20 @@ fn syncs_of_members(strace: &Path, kind: Kind) -> Vec<usize> {
     let cluster = Cluster::start(kind, 3, &[]);
     let leader = cluster.await_leader(std::time::Duration::from_secs(10));
     let rpc = Rpc::connect(cluster.client_url(leader));
-    rpc.put(b"before", b"the count begins").expect("a put to a cluster that serves");
+    rpc.put(b"before", b"the count begins")
+        .expect("a put to a cluster that serves");
     let traces: Vec<Trace> = (0..3)
-        .map(|i| Trace::attach(strace, cluster.pid(i), &cluster.directory().join(format!("m{i}.strace"))))
+        .map(|i| {
+            Trace::attach(
+                strace,
+                cluster.pid(i),
+                &cluster.directory().join(format!("m{i}.strace")),
+            )
+        })
         .collect();
     for i in 0..PUTS {
-        rpc.put(format!("key-{i}").as_bytes(), b"value").expect("a put to a cluster that serves");
+        rpc.put(format!("key-{i}").as_bytes(), b"value")
+            .expect("a put to a cluster that serves");
     }
     traces.into_iter().map(Trace::count).collect()
 }
@@ -85,7 +95,10 @@ impl Trace {
         while !line.contains("attached") {
             line.clear();
             let length = said.read_line(&mut line).expect("what strace says");
-            assert!(length > 0, "strace ended without attaching to {pid}: may this process trace another one?");
+            assert!(
+                length > 0,
+                "strace ended without attaching to {pid}: may this process trace another one?"
+            );
         }
         // It says a line for each new thread; nobody needs to read them, but it must be able to write.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));

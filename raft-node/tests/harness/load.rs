@@ -13,9 +13,7 @@ use std::{
 };
 
 use proto::{
-    etcdserverpb::{
-        PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, watch_request::RequestUnion,
-    },
+    etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
     mvccpb::KeyValue,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
@@ -39,10 +37,10 @@ const NOT_DONE: [&str; 3] = [
 pub enum Outcome {
     /// Done at this revision.
     Acked(i64),
-    /// Certainly not done.
-    Refused,
-    /// Nobody told.
-    Unknown,
+    /// Certainly not done, and what was said.
+    Refused(String),
+    /// Nobody told; what was said instead.
+    Unknown(String),
 }
 
 /// One write of one writer.
@@ -123,8 +121,8 @@ async fn write_until(stop: Stop, rpc: Rpc, writer: usize, member: usize) -> Vec<
         let answer = within(async move { client.put(request).await }).await;
         let outcome = match answer {
             Ok(response) => Outcome::Acked(response.header.expect("an answer has a header").revision),
-            Err(status) if NOT_DONE.contains(&status.message()) => Outcome::Refused,
-            Err(_) => Outcome::Unknown,
+            Err(status) if NOT_DONE.contains(&status.message()) => Outcome::Refused(status.message().to_owned()),
+            Err(status) => Outcome::Unknown(status.message().to_owned()),
         };
         let was_acked = matches!(outcome, Outcome::Acked(_));
         writes.push(Write {
@@ -207,7 +205,10 @@ async fn watch_until(stop: Stop, rpc: Rpc, log: Arc<Mutex<WatchLog>>, from: i64)
     while !stop.load(Ordering::Relaxed) {
         let ended = watch_once(&rpc, &log, &mut next).await;
         let why = ended.map_or_else(|status| status.to_string(), |()| "ended".to_owned());
-        log.lock().expect("nobody panics with the log").breaks.push((Instant::now(), why));
+        log.lock()
+            .expect("nobody panics with the log")
+            .breaks
+            .push((Instant::now(), why));
         sleep(REFUSED_PAUSE).await;
     }
 }
@@ -364,24 +365,40 @@ pub fn judge(writes: &[Write], events: &[Seen]) -> Tally {
             found.iter().all(|event| event.key == write.key()),
             "a value is under another key: {write:?} {found:?}"
         );
-        match write.outcome {
+        match &write.outcome {
             Outcome::Acked(revision) => {
                 tally.acked += 1;
-                assert_eq!(found.len(), 1, "an acknowledged write is there {} times: {write:?}", found.len());
-                assert_eq!(found[0].revision, revision, "an acknowledged write has another revision: {write:?}");
+                assert_eq!(
+                    found.len(),
+                    1,
+                    "an acknowledged write is there {} times: {write:?}",
+                    found.len()
+                );
+                assert_eq!(
+                    found[0].revision, *revision,
+                    "an acknowledged write has another revision: {write:?}"
+                );
             }
-            Outcome::Refused => {
+            Outcome::Refused(_) => {
                 tally.refused += 1;
                 assert!(found.is_empty(), "a refused write was done: {write:?} {found:?}");
             }
-            Outcome::Unknown => {
+            Outcome::Unknown(_) => {
                 tally.unknown += 1;
                 tally.unknown_done += found.len();
-                assert!(found.len() <= 1, "an unknown outcome appears {} times: {write:?}", found.len());
+                assert!(
+                    found.len() <= 1,
+                    "an unknown outcome appears {} times: {write:?}",
+                    found.len()
+                );
             }
         }
     }
-    assert!(by_value.is_empty(), "events that nobody wrote: {:?}", by_value.values().next());
+    assert!(
+        by_value.is_empty(),
+        "events that nobody wrote: {:?}",
+        by_value.values().next()
+    );
     tally
 }
 
@@ -413,7 +430,8 @@ pub fn assert_hashes_equal(urls: &[String], revision: i64) -> u32 {
         .iter()
         .map(|url| {
             let rpc = Rpc::connect(url);
-            rpc.get(b"\0").expect("a linearizable read, behind which everything is applied");
+            rpc.get(b"\0")
+                .expect("a linearizable read, behind which everything is applied");
             loop {
                 match rpc.hash_kv(revision) {
                     Ok(response) => {
@@ -426,7 +444,10 @@ pub fn assert_hashes_equal(urls: &[String], revision: i64) -> u32 {
             }
         })
         .collect();
-    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "HashKV at {revision} differs: {hashes:x?}");
+    assert!(
+        hashes.iter().all(|hash| *hash == hashes[0]),
+        "HashKV at {revision} differs: {hashes:x?}"
+    );
     hashes[0]
 }
 
