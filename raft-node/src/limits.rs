@@ -26,6 +26,10 @@ pub const LOG_CACHE_BYTES: usize = 32 << 20;
 /// Entries between two truncations of the log.
 pub const TRUNCATE_STEP: u64 = 1_000;
 
+/// After a snapshot has arrived the log is kept this long for its receiver to install it and catch up: opening
+/// 100 GB takes seconds, and half a minute of log is no burden.
+pub const SNAPSHOT_SETTLES_IN: Duration = Duration::from_secs(30);
+
 /// Writes that wait for a leader. An election at full load stays far below it.
 pub const PROPOSALS_WAITING_MAX: usize = 20_000;
 pub const PROPOSALS_WAITING_BYTES_MAX: usize = 64 << 20;

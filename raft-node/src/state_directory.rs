@@ -22,6 +22,7 @@ use crate::log::EntryId;
 
 const ACTIVE: &str = "ACTIVE";
 const FIRST: &str = "state-0";
+const INCOMING: &str = "incoming";
 
 /// The directory `kv` of a member.
 #[derive(Clone, Debug)]
@@ -46,7 +47,8 @@ impl StateDirectory {
     fn prepare(&self) -> io::Result<()> {
         fs::create_dir_all(&self.root)?;
         let active = self.active()?;
-        self.remove_all_but(&[&active])?;
+        // What has arrived of a snapshot is gone on with; the landing removes what is of no use.
+        self.remove_all_but(&[&active, INCOMING])?;
         fs::create_dir_all(self.incoming())
     }
 
@@ -62,7 +64,7 @@ impl StateDirectory {
 
     /// Where snapshots arrive.
     pub fn incoming(&self) -> PathBuf {
-        self.root.join("incoming")
+        self.root.join(INCOMING)
     }
 
     /// Where checkpoint number `number` goes.
@@ -111,7 +113,7 @@ impl StateDirectory {
 
     /// Removes states and checkpoints that do not count any more; nothing may read them.
     pub fn forget(&self) -> io::Result<()> {
-        self.remove_all_but(&[&self.active()?, "incoming"])
+        self.remove_all_but(&[&self.active()?, INCOMING])
     }
 
     /// A consistent copy of the state's files, mostly hard links.

@@ -112,7 +112,8 @@ pub struct DriverParts<L: Log> {
     pub clock: Instant,
     /// Entries between two flushes of the state.
     pub snapshot_count: u64,
-    /// Above every number that an earlier start of this member gave a checkpoint.
+    /// Random: no other start of this or another member may give a checkpoint the same number, or a receiver
+    /// would take one's files for the other's.
     pub first_checkpoint: u64,
     pub logger: Logger,
 }

@@ -249,7 +249,7 @@ impl Core {
             peers: Arc::clone(&peers),
             clock,
             snapshot_count: config.snapshot_count,
-            first_checkpoint: seconds_since_epoch() << 20,
+            first_checkpoint: random() >> 1,
             logger: logger.clone(),
         })
         .map_err(|error| unusable("threads", &error))?;

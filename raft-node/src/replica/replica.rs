@@ -25,6 +25,7 @@ use super::{
     lessor::Lessor,
     pending::{Failed, Pending, Waiting},
     reads::{Asker, Question, Read, Reads},
+    snapshot::InFlight,
     storage::{LogStart, LogView},
 };
 use crate::{
@@ -54,7 +55,7 @@ pub struct Replica<W, R: LogReader> {
     pub(super) pending: Pending<W>,
     pub(super) reads: Reads<W>,
     pub(super) lessor: Lessor,
-    pub(super) snapshots_in_flight: BTreeMap<u64, u64>,
+    pub(super) snapshots_in_flight: BTreeMap<u64, InFlight>,
     pub(super) send_snapshots: Vec<(u64, Bytes)>,
     pub(super) discard_snapshot: bool,
     /// The last index that was handed to the apply thread.
