@@ -112,6 +112,16 @@ fn check_gaps(writes: &[harness::load::Write], kills: &[Kill]) {
         .iter()
         .filter(|write| matches!(write.outcome, Outcome::Acked(_)))
         .count();
+    let on_survivors = writes
+        .iter()
+        .filter(|write| matches!(write.outcome, Outcome::Unknown(_)))
+        .filter(|write| {
+            !kills
+                .iter()
+                .any(|kill| kill.leader == write.member && kill.at <= write.ended && write.ended <= kill.until)
+        })
+        .count();
+    println!("unknown outcomes on members that lived: {on_survivors}");
     println!("{acked} acknowledged writes over {} kills", kills.len());
     assert!(
         median(&worst) <= GAP_MEDIAN_MAX,

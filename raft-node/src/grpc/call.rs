@@ -141,7 +141,7 @@ fn client_api_version_is_served(metadata: &MetadataMap) -> bool {
 
 /// How long a request may wait so that its client hears the named error before its own deadline passes.
 fn in_time(timeout: Duration) -> Duration {
-    timeout - (timeout / 10).min(ANSWER_BEFORE_DEADLINE)
+    timeout.saturating_sub((timeout / 10).min(ANSWER_BEFORE_DEADLINE))
 }
 
 /// The `grpc-timeout` header: at most eight digits and a unit.

@@ -26,6 +26,9 @@ use crate::{
 
 impl<W, R: LogReader> Replica<W, R> {
     pub(super) fn frame(&mut self, now: Time, from: u64, frame: PeerFrame) {
+        if from == self.unheard {
+            self.unheard = 0;
+        }
         match frame.body {
             Some(Body::Raft(bytes)) => self.raft_frame(now, from, &bytes),
             Some(Body::Request(request)) => self.request(now, from, request),
@@ -147,7 +150,7 @@ impl<W, R: LogReader> Replica<W, R> {
     /// Sends waiting writes to the leader.
     pub(super) fn forward_waiting(&mut self) {
         let leader = self.leader();
-        if leader == 0 || leader == self.id {
+        if leader == 0 || leader == self.id || leader == self.unheard {
             return;
         }
         while self.pending.waiting() > 0 && self.pending.forwards() < limits::FORWARDS_MAX {

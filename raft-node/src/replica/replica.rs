@@ -79,6 +79,9 @@ pub struct Replica<W, R: LogReader> {
     pub(super) hard_state: HardState,
     pub(super) announced_commit: u64,
     pub(super) last_leader: u64,
+    /// The member whose connection broke and that has not been heard since; 0 is none. If it leads, it is
+    /// probably gone, and writes wait for the next leader instead of being lost on the way to this one.
+    pub(super) unheard: u64,
     pub(super) now: Time,
 }
 
@@ -149,6 +152,7 @@ impl<W, R: LogReader> Replica<W, R> {
             hard_state,
             announced_commit: 0,
             last_leader: 0,
+            unheard: 0,
             now: Time::ZERO,
         }
     }
@@ -437,6 +441,7 @@ impl<W, R: LogReader> Replica<W, R> {
 
     fn unreachable(&mut self, member: u64) {
         self.raw.report_unreachable(member);
+        self.unheard = member;
         let failed = self.pending.lost(|to| to == member, &Error::TimeoutDueToConnectionLost);
         self.fail(failed);
         self.standing.reads_asked_again += self.reads.ask_again_if(|to| to == member, Time::ZERO) as u64;
