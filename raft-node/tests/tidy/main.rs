@@ -57,10 +57,6 @@ const PENDING: &[(&str, &str)] = &[
     ("DowngradeInProcess", "downgrade"),
     ("NoInflightDowngrade", "downgrade"),
     (
-        "TimeoutDueToConnectionLost",
-        "none: a forward whose connection broke waits for its outcome instead",
-    ),
-    (
         "WatchCanceled",
         "none: only etcd's Go client makes it, when its own context ends",
     ),
