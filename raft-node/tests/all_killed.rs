@@ -1,6 +1,9 @@
 //! All three members killed at once under load, and started again: everything acknowledged is there, the
 //! states are equal, and no read goes back in time.
 
+// A test that meets what it does not expect ends right there.
+#![allow(clippy::unwrap_used)]
+
 mod harness;
 
 use std::time::{Duration, Instant};
@@ -32,7 +35,7 @@ fn all_members_killed_at_once_keep_what_was_acknowledged() {
         let began = Instant::now();
         (0..3).for_each(|i| cluster.restart(i));
         cluster
-            .await_ready(Duration::from_secs(60))
+            .await_ready(Duration::from_mins(1))
             .expect("all members serve again");
         served_again.push(began.elapsed());
     }

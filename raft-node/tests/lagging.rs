@@ -1,6 +1,9 @@
 //! A member that was down while the log was truncated past it comes back by a snapshot of 200 MB while writes
 //! go on; the receiver and the sender are each killed with half of it on its way.
 
+// A test that meets what it does not expect ends right there.
+#![allow(clippy::unwrap_used)]
+
 mod harness;
 
 use std::{
@@ -148,7 +151,7 @@ fn assert_truncated_past(cluster: &Cluster, lagging: usize) {
 fn put_until_truncated(cluster: &Cluster, url: &str) {
     let leader = cluster.await_leader(Duration::from_secs(10));
     let last = metric(cluster, leader, "dipper_log_last_index");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     let rpc = Rpc::connect(url);
     while metric(
         cluster,

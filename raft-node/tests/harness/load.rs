@@ -321,7 +321,7 @@ async fn read_until(stop: Stop, rpc: Rpc, member: usize, is_serializable: bool) 
 /// All events from revision `from` to `to` inclusive, as one member tells them.
 pub fn history(url: &str, from: i64, to: i64) -> Vec<Seen> {
     let watcher = Watcher::start(url, from);
-    watcher.await_revision(to, Duration::from_secs(60));
+    watcher.await_revision(to, Duration::from_mins(1));
     let log = watcher.stop();
     assert!(log.breaks.is_empty(), "the history's stream broke: {:?}", log.breaks);
     log.events
