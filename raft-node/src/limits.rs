@@ -35,8 +35,12 @@ pub const APPLY_GAP_MAX: u64 = 5_000;
 pub const READS_WAITING_MAX: usize = 50_000;
 /// Rounds of ReadIndex at once: the second one keeps a read from waiting for the whole first one.
 pub const READ_ROUNDS_MAX: usize = 2;
-/// Forwarded requests at once; each may carry an entry's worth of writes.
-pub const FORWARDS_MAX: usize = 64;
+/// Forwarded requests at once; each carries what arrived while the ones before were on their way.
+pub const FORWARDS_MAX: usize = 2;
+/// Batches that a leader writes at once: one is synced while the next one gathers.
+pub const WRITES_IN_FLIGHT_MAX: usize = 1;
+/// Questions to the leader at once; each stands for all reads that waited.
+pub const READS_ASKED_MAX: usize = 4;
 /// A question to the leader without a word is asked again, with a new id.
 pub const READ_RETRY: Duration = Duration::from_millis(200);
 /// A forwarded write whose leader leads no more waits this long for that member's word. A living one says what
@@ -58,6 +62,8 @@ pub const FLUSH_BYTES: usize = 64 << 20;
 pub const FLUSHED_ASK_EVERY: Duration = Duration::from_secs(1);
 /// An apply of a slice that is worth a line in the log; etcd's warning starts there too.
 pub const SLOW_APPLY: Duration = Duration::from_millis(100);
+/// A request that is worth a line in the log with its phases; etcd warns of unary requests from there on.
+pub const SLOW_REQUEST: Duration = Duration::from_millis(300);
 /// How long the files of a replaced state stay for readers that still hold it.
 pub const SUPERSEDED_KEPT: Duration = Duration::from_secs(60);
 
@@ -177,6 +183,9 @@ pub const CONNECTIONS_MAX: usize = 16_384;
 pub const CONNECTIONS_WAITING_MAX: usize = 256;
 /// Concurrent requests on one connection. etcd has no bound; 10,000 watches on one must work.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 100_000;
+/// Requests that a client may reset before they were looked at: more is an attack on HTTP/2 (rapid reset), fewer
+/// would cut off a client that cancels its watches.
+pub const RESET_STREAMS_MAX: usize = 1_000;
 /// What a request may be larger on the wire than max-request-bytes: etcd's allowance for gRPC's own framing.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// Bytes in one message of a RangeStream: large enough to be cheap, small enough for 1,000 slow readers.

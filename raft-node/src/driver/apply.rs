@@ -12,7 +12,7 @@ use std::{
 use kv::{LogEntry, RocksEngine, Store};
 use slog::{Logger, info, warn};
 
-use super::{Published, RaftInbox, Reply};
+use super::{Outcome, Published, RaftInbox, Reply, replies::Outcomes};
 use crate::{
     inbox::Inbox,
     limits,
@@ -83,16 +83,18 @@ impl ApplyThread {
     pub fn run(mut self) {
         let mut tasks = Vec::new();
         loop {
-            self.inbox.drain(&mut tasks, limits::FLUSHED_ASK_EVERY);
+            self.inbox.drain(&mut tasks, limits::FLUSHED_ASK_EVERY, false);
             let mut batch: Vec<Committed<Reply>> = Vec::new();
+            let mut committed_at = Instant::now();
             for task in tasks.drain(..) {
                 if let ApplyTask::Entries(entries, since) = task {
                     self.published
                         .time(|timings| timings.queue_wait.observe(since.elapsed()));
+                    committed_at = committed_at.min(since);
                     batch.extend(entries);
                     continue;
                 }
-                self.apply(&mut batch);
+                self.apply(&mut batch, committed_at);
                 match task {
                     ApplyTask::Checkpoint(directory) => self.checkpoint(&directory),
                     ApplyTask::Install(at, done) => {
@@ -106,13 +108,13 @@ impl ApplyThread {
                     ApplyTask::Entries(..) => {}
                 }
             }
-            self.apply(&mut batch);
+            self.apply(&mut batch, committed_at);
             self.flush_if_due();
         }
     }
 
     /// Applies in slices, so that the first replies do not wait for the last write.
-    fn apply(&mut self, batch: &mut Vec<Committed<Reply>>) {
+    fn apply(&mut self, batch: &mut Vec<Committed<Reply>>, committed_at: Instant) {
         let mut batch = std::mem::take(batch).into_iter().peekable();
         while batch.peek().is_some() {
             let (mut entries, mut waiters, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -123,33 +125,45 @@ impl ApplyThread {
                 entries.push(committed.entry);
                 waiters.push(committed.waiters);
             }
-            self.apply_slice(&entries, waiters, bytes);
+            self.apply_slice(&entries, waiters, bytes, committed_at);
         }
     }
 
-    fn apply_slice(&mut self, entries: &[LogEntry], waiters: Vec<Vec<(usize, Reply)>>, bytes: usize) {
+    fn apply_slice(
+        &mut self,
+        entries: &[LogEntry],
+        waiters: Vec<Vec<(usize, Reply)>>,
+        bytes: usize,
+        committed_at: Instant,
+    ) {
         let began = Instant::now();
-        let outcomes = self.store.apply(entries);
+        let applied = self.store.apply(entries);
         let view = self.store.view();
         self.published.view.store(Arc::clone(&view));
         self.published.watchers.published(&view);
         self.note(began.elapsed(), entries.len());
         self.unflushed_bytes += bytes;
-        let mut lease_changes = Vec::new();
-        for (outcome, waiters) in outcomes.into_iter().zip(waiters) {
+        let (mut lease_changes, mut outcomes, mut slowest) = (Vec::new(), Outcomes::default(), Duration::ZERO);
+        for (outcome, waiters) in applied.into_iter().zip(waiters) {
             let mut results: Vec<_> = outcome.results.into_iter().map(Some).collect();
             for (offset, waiter) in waiters {
                 let result = results.get_mut(offset).and_then(Option::take);
                 let result = result.expect("a write waits at the position of its own command, alone");
-                if let Reply::Write(waiter) = waiter {
-                    // Whoever waited may have gone: the write is done all the same.
-                    drop(waiter.send(result));
-                }
+                slowest = slowest.max(waiter.since.elapsed());
+                outcomes.add(waiter, Outcome::Written(result));
             }
             lease_changes.extend(outcome.lease_changes);
         }
+        outcomes.send();
         let index = self.store.applied().index;
         self.raft.push_completion(Input::Applied { index, lease_changes });
+        if slowest >= limits::SLOW_REQUEST {
+            let (apply, waited) = (began.elapsed(), began.saturating_duration_since(committed_at));
+            warn!(self.logger, "request took long"; "took_ms" => slowest.as_millis() as u64,
+                "commit_ms" => slowest.saturating_sub(apply + waited).as_millis() as u64,
+                "apply_wait_ms" => waited.as_millis() as u64, "apply_ms" => apply.as_millis() as u64,
+                "entries" => entries.len());
+        }
     }
 
     fn note(&self, took: Duration, entries: usize) {
@@ -225,6 +239,7 @@ impl ApplyThread {
         self.unflushed_bytes = 0;
         let view = self.store.view();
         let leases = view.lease_rows().iter().map(|lease| (lease.id, lease.ttl)).collect();
+        self.published.engine.store(Arc::new(self.store.engine().clone()));
         self.published.view.store(Arc::clone(&view));
         self.published.watchers.published(&view);
         self.published.flushed.store(at.index, Ordering::Relaxed);

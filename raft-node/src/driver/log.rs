@@ -48,8 +48,11 @@ impl<L: Log> LogThread<L> {
         let mut marked_at = Instant::now();
         let mut is_marked = true;
         loop {
-            self.inbox
-                .drain(&mut tasks, if is_marked { Duration::from_secs(1) } else { MARK_EVERY });
+            self.inbox.drain(
+                &mut tasks,
+                if is_marked { Duration::from_secs(1) } else { MARK_EVERY },
+                false,
+            );
             let is_idle = tasks.is_empty();
             let mut groups: Vec<LogWrite> = Vec::new();
             let mut number = 0;

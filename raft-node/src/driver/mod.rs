@@ -13,6 +13,7 @@
 mod apply;
 mod checkpoints;
 mod log;
+mod replies;
 
 use std::{
     io,
@@ -25,16 +26,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use kv::{Response, RocksEngine, Store};
-use proto::{
-    Error,
-    node::{Lane, PeerFrame},
-};
+use kv::{RocksEngine, Store};
+use proto::node::{Lane, PeerFrame};
 use slog::{Logger, info, warn};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-pub use self::apply::ApplyTask;
-use self::{apply::ApplyThread, checkpoints::Checkpoints, log::LogThread};
+pub use self::{
+    apply::ApplyTask,
+    replies::{Outcome, Reply},
+};
+use self::{apply::ApplyThread, checkpoints::Checkpoints, log::LogThread, replies::Outcomes};
 use crate::{
     error::StartError,
     ids::MemberId,
@@ -42,7 +43,7 @@ use crate::{
     limits,
     log::{EntryId, Log, LogReader},
     peer::{PeerNet, PeerSink, ReceivedSnapshot},
-    replica::{Answer, Input, Output, Replica, Role, Standing, Time},
+    replica::{Input, Output, Replica, Role, Standing, Time},
     state_directory::StateDirectory,
     status::{Proposals, Queue, Reads, State, Status, Timings},
     watchers::Watchers,
@@ -51,25 +52,10 @@ use crate::{
 /// The state machine's View, as this member keeps it.
 pub type View = kv::View<RocksEngine>;
 
-/// Who waits for an input's outcome.
-pub enum Reply {
-    Write(oneshot::Sender<Result<Response, Error>>),
-    Question(oneshot::Sender<Answer>),
-}
-
-impl Reply {
-    /// Whoever waits may have gone; that is their right.
-    fn answer(self, answer: Answer) {
-        match (self, answer) {
-            (Self::Write(waiter), Answer::Failed(error)) => drop(waiter.send(Err(error))),
-            (Self::Write(_), _) => unreachable!("a write is answered by its apply, or fails"),
-            (Self::Question(waiter), answer) => drop(waiter.send(answer)),
-        }
-    }
-}
-
 /// What the threads publish and everybody reads.
 pub struct Published {
+    /// The engine of the state that counts; a snapshot brings another one.
+    pub engine: ArcSwap<RocksEngine>,
     pub view: ArcSwap<View>,
     pub status: ArcSwap<Status>,
     pub leader: watch::Sender<u64>,
@@ -85,9 +71,10 @@ pub struct Published {
 }
 
 impl Published {
-    pub fn new(view: Arc<View>, status: Status) -> Self {
+    pub fn new(engine: RocksEngine, view: Arc<View>, status: Status) -> Self {
         let watchers = Watchers::new(view.revision());
         Self {
+            engine: ArcSwap::from_pointee(engine),
             view: ArcSwap::new(view),
             status: ArcSwap::from_pointee(status),
             leader: watch::Sender::new(0),
@@ -161,6 +148,7 @@ impl Driver {
             replica: parts.replica,
             inbox: parts.inbox,
             inputs: Vec::new(),
+            outcomes: Outcomes::default(),
             log: log_inbox,
             apply: apply_inbox,
             peers: parts.peers,
@@ -200,6 +188,7 @@ struct RaftThread<R: LogReader> {
     replica: Replica<Reply, R>,
     inbox: Arc<RaftInbox>,
     inputs: Vec<Input<Reply>>,
+    outcomes: Outcomes,
     log: Arc<Inbox<log::LogTask>>,
     apply: Arc<Inbox<ApplyTask>>,
     peers: Arc<PeerNet>,
@@ -225,7 +214,7 @@ impl<R: LogReader> RaftThread<R> {
     /// Everything that happened becomes everything there is to do.
     fn turn(&mut self) {
         let wait = self.next_tick.saturating_sub(self.clock.elapsed());
-        self.inbox.drain(&mut self.inputs, wait);
+        self.inbox.drain(&mut self.inputs, wait, self.replica.is_writing());
         let now = self.clock.elapsed();
         let mut inputs = std::mem::take(&mut self.inputs);
         for input in inputs.drain(..) {
@@ -272,8 +261,9 @@ impl<R: LogReader> RaftThread<R> {
                 .push_completion(ApplyTask::Entries(output.committed, Instant::now()));
         }
         for (waiter, answer) in output.answers {
-            waiter.answer(answer);
+            self.outcomes.add(waiter, Outcome::Answered(answer));
         }
+        self.outcomes.send();
         if let Some(to) = output.truncate {
             self.log.push_completion(log::LogTask::Truncate(to));
         }

@@ -19,7 +19,7 @@ use tonic::{
 const LEADER_KEY: &str = "dipper-leader";
 
 /// No request waits longer than this, whatever deadline it brings.
-const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const DEADLINE_MAX: Duration = Duration::from_hours(24);
 
 /// What every service holds.
 pub struct Context<M> {
@@ -65,8 +65,10 @@ impl<M: Member> Context<M> {
     /// The status that tells a client of `error`.
     pub fn status(&self, error: &Error) -> Status {
         let mut status = Status::new(Code::from_i32(error.code() as i32), error.text());
-        if status.code() == Code::Unavailable || *error == Error::NotLeader {
-            if let Some(url) = self.leader_url().and_then(|url| MetadataValue::try_from(url).ok()) {
+        let leader_would_help = status.code() == Code::Unavailable || *error == Error::NotLeader;
+        if let Some(url) = leader_would_help.then(|| self.leader_url()).flatten() {
+            // A URL that cannot be a header value cannot be followed either.
+            if let Ok(url) = MetadataValue::try_from(url) {
                 status.metadata_mut().insert(LEADER_KEY, url);
             }
         }
@@ -170,7 +172,7 @@ mod tests {
         for (text, timeout) in [
             ("7S", Some(Duration::from_secs(7))),
             ("250m", Some(Duration::from_millis(250))),
-            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("99999999H", Some(Duration::from_hours(99_999_999))),
             ("999999999H", None),
             ("S", None),
             ("-1S", None),

@@ -1,6 +1,7 @@
 //! A client's TCP connection, counted: how many are open (they take file descriptors that the state needs, too)
 //! and how many bytes went each way. Below HTTP/2, so it sees what the wire sees.
 
+use super::authority::FirstRequest;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -73,6 +74,7 @@ impl Drop for Place {
 pub(super) struct Connection {
     stream: TcpStream,
     place: Place,
+    first_request: FirstRequest,
 }
 
 impl Connection {
@@ -81,6 +83,7 @@ impl Connection {
         Ok(Self {
             stream: TcpStream::from_std(stream)?,
             place,
+            first_request: FirstRequest::Preface(0),
         })
     }
 
@@ -102,6 +105,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.first_request.look_at(&mut buf.filled_mut()[before..]);
         let bytes = buf.filled().len() - before;
         self.place.0.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         result

@@ -3,7 +3,7 @@
 
 use super::member::Member;
 use crate::watchers::{Registration, Stream, Watchers};
-use kv::{Event, EventsPage, PrevKv, View};
+use kv::{Event, EventsPage, PrevKv};
 use prost::Message;
 use proto::{
     Error, KeyRange,
@@ -27,6 +27,7 @@ pub struct Cursor {
 }
 
 /// What its client asked for.
+#[allow(clippy::struct_excessive_bools)] // they are the request's own fields
 struct Wants {
     puts: bool,
     deletes: bool,
@@ -48,17 +49,17 @@ pub fn requested_range(request: &WatchCreateRequest) -> KeyRange {
 }
 
 impl Cursor {
-    /// Registers a watch. From here on nothing is missed: what the index does not mark is pulled.
+    /// Registers a watch, and returns the revision at which it did. From here on nothing is missed: what the index does not mark is pulled.
     pub fn open<M: Member>(
         member: &M,
         stream: &Arc<Stream>,
         watch_id: i64,
         range: KeyRange,
         request: &WatchCreateRequest,
-    ) -> Result<(Self, Arc<View<M::Engine>>), Error> {
+    ) -> Result<(Self, i64), Error> {
         let (registration, unmarked_to) = member.watchers().register(stream, watch_id, range)?;
         // After registering, so that it is at least as new as what the index vouches for.
-        let view = member.view();
+        let revision = member.view().revision();
         let start = request.start_revision;
         let wants = Wants {
             puts: !request.filters.contains(&(FilterType::Noput as i32)),
@@ -67,7 +68,7 @@ impl Cursor {
             fragment: request.fragment,
             progress: request.progress_notify,
         };
-        let next = if start == 0 { view.revision() + 1 } else { start };
+        let next = if start == 0 { revision + 1 } else { start };
         let behind = next <= unmarked_to;
         Ok((
             Self {
@@ -79,7 +80,7 @@ impl Cursor {
                 wants,
                 active: false,
             },
-            view,
+            revision,
         ))
     }
 
@@ -166,9 +167,9 @@ impl Cursor {
                 ..WatchResponse::default()
             };
             if self.wants.fragment {
-                fragment(response, bytes_max, out)
+                fragment(response, bytes_max, out);
             } else {
-                out.push_back(response)
+                out.push_back(response);
             }
         }
         self.behind

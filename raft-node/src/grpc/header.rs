@@ -17,7 +17,7 @@ pub fn header<M: Member>(member: &M, revision: i64) -> ResponseHeader {
 }
 
 /// The header that goes out for one that came from the state machine.
-pub fn filled<M: Member>(member: &M, from_state: Option<ResponseHeader>) -> Option<ResponseHeader> {
+pub fn filled<M: Member>(member: &M, from_state: Option<ResponseHeader>) -> ResponseHeader {
     let revision = from_state.map_or_else(|| member.view().revision(), |header| header.revision);
-    Some(header(member, revision))
+    header(member, revision)
 }

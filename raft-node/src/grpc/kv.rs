@@ -44,7 +44,7 @@ impl<M: Member> kv_server::Kv for Kv<M> {
                 Ok(Response::new(Pulled::new(Chunks {
                     context,
                     started,
-                    chunks: Some(chunks),
+                    range: Some(chunks),
                 })))
             }
             Err(error) => Err(call.refuse(&error)),
@@ -82,7 +82,7 @@ impl<M: Member> kv_server::Kv for Kv<M> {
 async fn put<M: Member>(member: &M, request: PutRequest, deadline: Instant) -> Result<PutResponse, Error> {
     match write(member, Op::Put(request), deadline).await? {
         Applied::Put(reply) => Ok(PutResponse {
-            header: filled(member, reply.header),
+            header: Some(filled(member, reply.header)),
             ..reply
         }),
         other => panic!("a put was applied as {other:?}"),
@@ -97,7 +97,7 @@ async fn delete_range<M: Member>(
     match write(member, Op::DeleteRange(request), deadline).await? {
         // What was done is told, however long it is: a refusal would say that it was not done.
         Applied::DeleteRange(reply) => Ok(DeleteRangeResponse {
-            header: filled(member, reply.header),
+            header: Some(filled(member, reply.header)),
             ..reply
         }),
         other => panic!("a delete was applied as {other:?}"),
@@ -111,7 +111,7 @@ async fn compact<M: Member>(
 ) -> Result<CompactionResponse, Error> {
     match write(member, Op::Compact(request), deadline).await? {
         Applied::Compact(reply) => Ok(CompactionResponse {
-            header: filled(member, reply.header),
+            header: Some(filled(member, reply.header)),
         }),
         other => panic!("a compaction was applied as {other:?}"),
     }
@@ -122,7 +122,7 @@ async fn txn<M: Member>(member: &M, request: TxnRequest, deadline: Instant) -> R
     if read == TxnRead::No {
         return match write(member, Op::Txn(request), deadline).await? {
             Applied::Txn(reply) => Ok(TxnResponse {
-                header: filled(member, reply.header),
+                header: Some(filled(member, reply.header)),
                 ..reply
             }),
             other => panic!("a transaction was applied as {other:?}"),
@@ -132,11 +132,11 @@ async fn txn<M: Member>(member: &M, request: TxnRequest, deadline: Instant) -> R
     let view = if read == TxnRead::Linearizable {
         member.read_index(deadline).await?
     } else {
-        member.view()
+        member.settled_view(deadline).await?
     };
     let reply = member.blocking(move || view.txn_read_only(&request)).await??;
     Ok(TxnResponse {
-        header: filled(member, reply.header),
+        header: Some(filled(member, reply.header)),
         ..reply
     })
 }
@@ -159,7 +159,7 @@ async fn range<M: Member>(member: &M, request: RangeRequest, deadline: Instant) 
     };
     let reply = result?;
     Ok(RangeResponse {
-        header: filled(member, reply.header),
+        header: Some(filled(member, reply.header)),
         ..reply
     })
 }
@@ -170,7 +170,7 @@ async fn view_for<M: Member>(
     deadline: Instant,
 ) -> Result<Arc<View<M::Engine>>, Error> {
     if request.serializable {
-        Ok(member.view())
+        member.settled_view(deadline).await
     } else {
         member.read_index(deadline).await
     }
@@ -191,14 +191,14 @@ async fn range_stream<M: Member>(
 pub struct Chunks<M: Member> {
     context: Context<M>,
     started: Started,
-    chunks: Option<RangeChunks<M::Engine>>,
+    range: Option<RangeChunks<M::Engine>>,
 }
 
 impl<M: Member> Source for Chunks<M> {
     type Item = RangeStreamResponse;
 
     async fn next(&mut self) -> Option<Result<RangeStreamResponse, Status>> {
-        let mut chunks = self.chunks.take()?;
+        let mut chunks = self.range.take()?;
         let member = &self.context.member;
         let read = move || {
             let chunk = chunks.next_chunk(RANGE_CHUNK_BYTES);
@@ -206,7 +206,7 @@ impl<M: Member> Source for Chunks<M> {
         };
         let chunk = match member.blocking(read).await {
             Ok((chunks, chunk)) => {
-                self.chunks = Some(chunks);
+                self.range = Some(chunks);
                 chunk
             }
             Err(error) => Some(Err(error)),

@@ -102,7 +102,7 @@ async fn grant<M: Member>(
         match write(member, Op::LeaseGrant(request), deadline).await {
             Ok(Applied::LeaseGrant(reply)) => {
                 return Ok(LeaseGrantResponse {
-                    header: filled(member, reply.header),
+                    header: Some(filled(member, reply.header)),
                     ..reply
                 });
             }
@@ -121,7 +121,7 @@ async fn revoke<M: Member>(
 ) -> Result<LeaseRevokeResponse, Error> {
     match write(member, Op::LeaseRevoke(request), deadline).await? {
         Applied::LeaseRevoke(reply) => Ok(LeaseRevokeResponse {
-            header: filled(member, reply.header),
+            header: Some(filled(member, reply.header)),
         }),
         other => panic!("a revoke was applied as {other:?}"),
     }

@@ -103,7 +103,7 @@ async fn alarm<M: Member>(member: &M, request: AlarmRequest, deadline: Instant) 
     }
     match write(member, Op::Alarm(request), deadline).await? {
         Applied::Alarm(reply) => Ok(AlarmResponse {
-            header: filled(member, reply.header),
+            header: Some(filled(member, reply.header)),
             ..reply
         }),
         other => panic!("an alarm was applied as {other:?}"),

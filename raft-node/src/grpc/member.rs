@@ -50,6 +50,9 @@ pub struct Standing {
     pub disk_bytes: u64,
     /// Whether the disk has so little free space that growing writes must be refused.
     pub disk_full: bool,
+    /// Whether a current leader's commit index has been applied since the start: before that a local read
+    /// could go back behind what this member answered before it stopped.
+    pub serving: bool,
 }
 
 /// A member, as the services see it.
@@ -67,6 +70,17 @@ pub trait Member: Send + Sync + 'static {
     fn read_index(&self, deadline: Instant) -> impl Future<Output = Result<Arc<View<Self::Engine>>, Error>> + Send;
     /// The latest published View.
     fn view(&self) -> Arc<View<Self::Engine>>;
+    /// The latest published View, once this member serves.
+    fn settled_view(&self, deadline: Instant) -> impl Future<Output = Result<Arc<View<Self::Engine>>, Error>> + Send {
+        async move {
+            if !self.standing().serving {
+                let mut serving = self.serving();
+                let settled = tokio::time::timeout_at(deadline, serving.wait_for(|serving| *serving)).await;
+                settled.map_err(|_| Error::NoLeader)?.map_err(|_| Error::Stopped)?;
+            }
+            Ok(self.view())
+        }
+    }
     /// Runs a read that may touch the disk on the bounded pool; `RequestTooManyRequests` when that is full.
     fn blocking<T: Send + 'static>(
         &self,

@@ -10,6 +10,7 @@
 //! One file per service. What this build does not serve yet is in `unimplemented` and says so in a sentence.
 //! Not here: HTTP/1.1 pages (they are merged in as an axum Router), TLS, who leads.
 
+mod authority;
 mod call;
 mod check;
 mod cluster;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::limits::{
     ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, CONNECTIONS_WAITING_MAX, FRAME_BYTES_MAX,
-    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, RESET_STREAMS_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
 use std::{
     future::Future,
@@ -68,6 +68,7 @@ impl ServerHandle {
 }
 
 /// Serves `member`'s gRPC services, and `http` beside them, on `listeners`. `http` must have no fallback.
+#[allow(clippy::needless_pass_by_value)] // each runtime gets a copy, and nobody else needs it any more
 pub fn serve<M: Member>(
     member: Arc<M>,
     counters: Arc<RpcCounters>,
@@ -119,7 +120,7 @@ fn spawn<F: Future<Output = io::Result<()>>>(
     let run = move || {
         runtime
             .block_on(serve())
-            .expect("listeners and connections were set up by the caller")
+            .expect("listeners and connections were set up by the caller");
     };
     thread::Builder::new().name(name.to_owned()).spawn(run)
 }
@@ -136,6 +137,7 @@ async fn work(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));

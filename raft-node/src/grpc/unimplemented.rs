@@ -2,6 +2,7 @@
 //! and a sentence. A client that gets no sentence cannot tell "not yet" from a typing error in an address.
 
 use super::counters::{Rpc, RpcCounters};
+#[allow(clippy::wildcard_imports)] // the 34 messages of Auth, each named once below
 use proto::{
     Error,
     etcdserverpb::{auth_server, *},

@@ -188,13 +188,13 @@ impl<M: Member> Session<M> {
             }
             asked => asked,
         };
-        let (cursor, view) = Cursor::open(&*self.context.member, &self.stream, watch_id, range, request)
+        let (cursor, revision) = Cursor::open(&*self.context.member, &self.stream, watch_id, range, request)
             .map_err(|error| error.text().to_owned())?;
         if cursor.is_behind() {
             self.behind.push_back(watch_id);
         }
         self.cursors.insert(watch_id, cursor);
-        Ok((watch_id, view.revision()))
+        Ok((watch_id, revision))
     }
 
     fn unused_id(&mut self) -> i64 {

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Node;
 use crate::{
-    driver::{Reply, View},
+    driver::View,
     grpc::{Identity, Limits, Member, Standing},
     replica::{Answer, Input},
     watchers::Watchers,
@@ -29,12 +29,7 @@ impl Member for Node {
     }
 
     async fn propose(&self, command: Command, deadline: Instant) -> Result<Response, Error> {
-        self.ask(deadline, |sender, deadline| Input::Propose {
-            command,
-            waiter: Reply::Write(sender),
-            deadline,
-        })
-        .await?
+        self.write(command, deadline).await
     }
 
     async fn read_index(&self, deadline: Instant) -> Result<Arc<View>, Error> {
@@ -73,6 +68,7 @@ impl Member for Node {
             applied_index: status.applied_index,
             disk_bytes: self.disk_bytes.load(Ordering::Relaxed),
             disk_full: *self.disk_full.borrow(),
+            serving: status.ready,
         }
     }
 

@@ -21,13 +21,13 @@ use std::{
 
 use proto::{Error, node::Command};
 use slog::{Logger, info, warn};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 
 pub use self::start::start;
 use crate::{
     config::Config,
     data_dir::DataDirLock,
-    driver::{Driver, Published, RaftInbox, Reply, View},
+    driver::{Driver, Outcome, Published, RaftInbox, Reply, View},
     grpc::{Identity, Limits, RpcCounters, ServerHandle},
     limits,
     peer::PeerNet,
@@ -71,21 +71,24 @@ impl Node {
         deadline.into_std().saturating_duration_since(self.clock)
     }
 
-    async fn ask<T>(
+    async fn ask(
         &self,
         deadline: tokio::time::Instant,
-        input: impl FnOnce(oneshot::Sender<T>, Time) -> Input<Reply>,
-    ) -> Result<T, Error> {
+        input: impl FnOnce(Reply, Time) -> Input<Reply>,
+    ) -> Result<Outcome, Error> {
         if *self.stopping.borrow() {
             return Err(Error::Stopped);
         }
-        let (sender, answer) = oneshot::channel();
-        self.inbox
-            .push(input(sender, self.time(deadline)))
-            .map_err(|_| Error::RequestTooManyRequests)?;
+        let (reply, outcome) = Reply::new();
+        let input = input(reply, self.time(deadline));
+        let pushed = match input {
+            Input::Propose { .. } => self.inbox.push_patiently(input),
+            _ => self.inbox.push(input),
+        };
+        pushed.map_err(|_| Error::RequestTooManyRequests)?;
         // The replica ends it at its deadline; the grace is for the way back.
-        match tokio::time::timeout_at(deadline + limits::ANSWER_GRACE, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
+        match tokio::time::timeout_at(deadline + limits::ANSWER_GRACE, outcome).await {
+            Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) => Err(Error::Stopped),
             Err(_) => Err(Error::Timeout),
         }
@@ -96,24 +99,32 @@ impl Node {
         deadline: tokio::time::Instant,
         input: impl FnOnce(Reply, Time) -> Input<Reply>,
     ) -> Result<Answer, Error> {
+        match self.ask(deadline, input).await? {
+            Outcome::Answered(Answer::Failed(error)) => Err(error),
+            Outcome::Answered(answer) => Ok(answer),
+            Outcome::Written(_) => unreachable!("a question is never applied"),
+        }
+    }
+
+    async fn write(&self, command: Command, deadline: tokio::time::Instant) -> Result<kv::Response, Error> {
         match self
-            .ask(deadline, |sender, time| input(Reply::Question(sender), time))
+            .ask(deadline, |waiter, deadline| Input::Propose {
+                command,
+                waiter,
+                deadline,
+            })
             .await?
         {
-            Answer::Failed(error) => Err(error),
-            answer => Ok(answer),
+            Outcome::Written(result) => result,
+            Outcome::Answered(Answer::Failed(error)) => Err(error),
+            Outcome::Answered(answer) => unreachable!("a write ends applied or failed, not as {answer:?}"),
         }
     }
 
     /// Replicates a command of this member's own.
     async fn propose_own(&self, command: Command) -> Result<kv::Response, Error> {
         let deadline = tokio::time::Instant::now() + self.limits.request_timeout;
-        self.ask(deadline, |sender, deadline| Input::Propose {
-            command,
-            waiter: Reply::Write(sender),
-            deadline,
-        })
-        .await?
+        self.write(command, deadline).await
     }
 
     /// The state as it was published last.

@@ -189,7 +189,7 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     fn ask_leader(&mut self, now: Time) {
-        if self.reads.asked() >= limits::FORWARDS_MAX {
+        if self.reads.asked() >= limits::READS_ASKED_MAX {
             return;
         }
         let leader = self.leader();

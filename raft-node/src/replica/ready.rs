@@ -57,6 +57,21 @@ impl<W, R: LogReader> Replica<W, R> {
         }
     }
 
+    /// Tells followers the commit index when nothing else is about to: with entries on their way the next
+    /// append or its successor carries it, and a message of its own would double the traffic.
+    pub(super) fn announce_commit(&mut self, output: &mut Output<W>) {
+        let committed = self.raw.raft.raft_log.committed;
+        if !self.leads() || committed == self.announced_commit || self.raw.raft.raft_log.last_index() != committed {
+            return;
+        }
+        self.announced_commit = committed;
+        self.raw.raft.bcast_append();
+        while self.raw.has_ready() {
+            let ready = self.raw.ready();
+            self.take_ready(ready, output);
+        }
+    }
+
     pub(super) fn hand_out(&mut self, entries: Vec<Entry>, output: &mut Output<W>) {
         for entry in entries {
             assert_eq!(entry.index, self.handed_out + 1, "committed entries have a gap");

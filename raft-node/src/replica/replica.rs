@@ -76,6 +76,7 @@ pub struct Replica<W, R: LogReader> {
     pub(super) moves: Vec<(u64, W, Time)>,
     pub(super) flushed: EntryId,
     pub(super) hard_state: HardState,
+    pub(super) announced_commit: u64,
     pub(super) last_leader: u64,
     pub(super) now: Time,
 }
@@ -103,6 +104,8 @@ impl<W, R: LogReader> Replica<W, R> {
             min_election_tick: config.election_ticks,
             max_election_tick: stagger.upper_bound(),
             batch_append: true,
+            // Under load followers learn the commit index from the next append; see announce_commit.
+            skip_bcast_commit: true,
             max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX,
             max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_TURN_MAX,
             ..Config::default()
@@ -143,6 +146,7 @@ impl<W, R: LogReader> Replica<W, R> {
             moves: Vec::new(),
             flushed: EntryId::default(),
             hard_state,
+            announced_commit: 0,
             last_leader: 0,
             now: Time::ZERO,
         }
@@ -209,6 +213,7 @@ impl<W, R: LogReader> Replica<W, R> {
             let ready = self.raw.ready();
             self.take_ready(ready, &mut output);
         }
+        self.announce_commit(&mut output);
         self.notice_leader();
         output.truncate = self.truncate();
         output.snapshot_wanted = self.raw.store().take_snapshot_wanted().is_some();
@@ -218,6 +223,16 @@ impl<W, R: LogReader> Replica<W, R> {
         output.answers = std::mem::take(&mut self.answers);
         self.note_standing();
         output
+    }
+
+    /// Whether writes that arrive now could only wait: the batch before them is on its way, and its end will
+    /// be an input.
+    pub fn is_writing(&self) -> bool {
+        if self.leads() {
+            self.unpersisted.len() >= limits::WRITES_IN_FLIGHT_MAX
+        } else {
+            self.pending.forwards() >= limits::FORWARDS_MAX
+        }
     }
 
     /// What this member is right now.
@@ -367,7 +382,9 @@ impl<W, R: LogReader> Replica<W, R> {
 
     /// Turns waiting writes, ours and those of peers, into entries. One step for all of them.
     fn propose_waiting(&mut self) {
-        if !self.leads() || self.raw.raft.lead_transferee.is_some() {
+        // One batch at a time: what arrives while it is written is the next one. More of them at once would be
+        // smaller ones, and each costs every member a message, a write and a wake-up.
+        if !self.leads() || self.raw.raft.lead_transferee.is_some() || self.is_writing() {
             return;
         }
         let mut bytes = 0;

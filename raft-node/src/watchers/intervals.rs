@@ -5,6 +5,9 @@
 //! Equal ranges share one entry: most watches of a prefix are on the same prefix. Empty ranges hold no key and
 //! must not be put in.
 
+// A link is an option that is written through, and walked by the same name when it is only read.
+#![allow(clippy::ref_option)]
+
 use bytes::Bytes;
 use proto::KeyRange;
 use std::cmp::Ordering;

@@ -257,12 +257,11 @@ impl Index {
         while from <= view.revision() {
             // The events are not in memory when the state jumped (a snapshot was installed). Everybody looks for
             // himself, off this thread; a stream that finds nothing has lost a moment, not an event.
-            let page = match view
+            let page = view
                 .events_in_memory(from)
-                .then(|| view.events(&everything, from, WATCH_MATCH_BYTES))
-            {
-                Some(Ok(page)) => page,
-                Some(Err(_)) | None => return self.mark_all(from),
+                .then(|| view.events(&everything, from, WATCH_MATCH_BYTES));
+            let Some(Ok(page)) = page else {
+                return self.mark_all(from);
             };
             for event in &page.events {
                 self.mark_key(&event.key, event.revision);
@@ -276,9 +275,9 @@ impl Index {
             registration.leave_mark(revision);
         }
         self.ranges.containing(key, &mut |group| {
-            group
-                .values()
-                .for_each(|registration| registration.leave_mark(revision));
+            for registration in group.values() {
+                registration.leave_mark(revision);
+            }
         });
     }
 
@@ -287,9 +286,9 @@ impl Index {
             registration.leave_mark(revision);
         }
         self.ranges.each(&mut |group| {
-            group
-                .values()
-                .for_each(|registration| registration.leave_mark(revision))
+            for registration in group.values() {
+                registration.leave_mark(revision);
+            }
         });
     }
 }

@@ -1,0 +1,7 @@
+//! The client-facing services, spoken to over a socket, in front of a member that applies at once (`fake`).
+
+mod fake;
+mod kv_service;
+mod lease_service;
+mod serving;
+mod watch_service;
