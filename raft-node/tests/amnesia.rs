@@ -1,9 +1,9 @@
 //! A member whose directory was lost must not come back under its old name: it may have voted, and acknowledged
 //! writes, that it no longer knows of. It is refused, says why, and the others go on.
 
-mod harness;
 #[path = "harness/files.rs"]
 mod files;
+mod harness;
 
 use std::{fs, time::Duration};
 
@@ -55,7 +55,9 @@ fn a_member_whose_directory_was_deleted_is_refused_and_the_others_go_on() {
     fs::remove_dir_all(&directory).expect("removing what the refused starts made");
     fs::rename(&kept, &directory).expect("bringing the old directory back");
     assert!(matches!(start(cluster.member_mut(lost)), Started::Serves));
-    let read = Rpc::connect(cluster.client_url(lost)).get(b"attempt 2").expect("a read");
+    let read = Rpc::connect(cluster.client_url(lost))
+        .get(b"attempt 2")
+        .expect("a read");
     assert_eq!(read.kvs.len(), 1, "it has what was written without it");
     put_on(&cluster, lost, "back");
 }
@@ -73,10 +75,14 @@ fn a_whole_cluster_that_lost_one_directory_refuses_it_after_a_common_start() {
     cluster.restart(1);
     let said = refusal(&mut cluster, 2);
     assert!(said.contains(Cause::Amnesia.phrase()), "{said}");
-    cluster.await_ready(Duration::from_secs(60)).expect("two of three serve");
+    cluster
+        .await_ready(Duration::from_secs(60))
+        .expect("two of three serve");
     for survivor in 0..2 {
         put_on(&cluster, survivor, "after");
-        let read = Rpc::connect(cluster.client_url(survivor)).get(b"before").expect("a read");
+        let read = Rpc::connect(cluster.client_url(survivor))
+            .get(b"before")
+            .expect("a read");
         assert_eq!(read.kvs.len(), 1);
     }
 }

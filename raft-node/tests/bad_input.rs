@@ -1,9 +1,9 @@
 //! Whatever a client or a stranger sends: a clear error, little memory, no panic, and the member goes on serving.
 //! Every row of the error table that the served RPCs can give is provoked here or named where it is.
 
-mod harness;
 #[path = "harness/files.rs"]
 mod files;
+mod harness;
 #[path = "harness/raw.rs"]
 mod raw;
 
@@ -24,8 +24,8 @@ use proto::{
     Error,
     etcdserverpb::{
         CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
-        LeaseTimeToLiveRequest, MoveLeaderRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-        WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
+        LeaseTimeToLiveRequest, MoveLeaderRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCancelRequest,
+        WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
         compare::{CompareResult, CompareTarget},
         request_op::Request as OpRequest,
         watch_request::RequestUnion,
@@ -60,11 +60,18 @@ fn assert_serves(rpc: &Rpc) {
 }
 
 fn put(key: &str) -> PutRequest {
-    PutRequest { key: key.to_owned().into(), value: "v".into(), ..PutRequest::default() }
+    PutRequest {
+        key: key.to_owned().into(),
+        value: "v".into(),
+        ..PutRequest::default()
+    }
 }
 
 fn range(key: &str) -> RangeRequest {
-    RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() }
+    RangeRequest {
+        key: key.to_owned().into(),
+        ..RangeRequest::default()
+    }
 }
 
 fn op(request: OpRequest) -> RequestOp {
@@ -72,7 +79,10 @@ fn op(request: OpRequest) -> RequestOp {
 }
 
 fn txn(success: Vec<RequestOp>) -> TxnRequest {
-    TxnRequest { success, ..TxnRequest::default() }
+    TxnRequest {
+        success,
+        ..TxnRequest::default()
+    }
 }
 
 /// One kind of call on a raw client.
@@ -91,44 +101,87 @@ fn requests_that_are_wrong_by_themselves() {
 
     assert_is(call!(rpc, kv.range(RangeRequest::default())), &Error::EmptyKey);
     assert_is(call!(rpc, kv.put(PutRequest::default())), &Error::EmptyKey);
-    assert_is(call!(rpc, kv.delete_range(DeleteRangeRequest::default())), &Error::EmptyKey);
-    let compare = TxnRequest { compare: vec![Compare::default()], ..TxnRequest::default() };
+    assert_is(
+        call!(rpc, kv.delete_range(DeleteRangeRequest::default())),
+        &Error::EmptyKey,
+    );
+    let compare = TxnRequest {
+        compare: vec![Compare::default()],
+        ..TxnRequest::default()
+    };
     assert_is(call!(rpc, kv.txn(compare)), &Error::EmptyKey);
-    let nested = txn(vec![op(OpRequest::RequestTxn(txn(vec![op(OpRequest::RequestPut(PutRequest::default()))])))]);
+    let nested = txn(vec![op(OpRequest::RequestTxn(txn(vec![op(OpRequest::RequestPut(
+        PutRequest::default(),
+    ))])))]);
     assert_is(call!(rpc, kv.txn(nested)), &Error::EmptyKey);
 
     let no_op = txn(vec![RequestOp { request: None }]);
     assert_is(call!(rpc, kv.txn(no_op)), &Error::KeyNotFound);
-    let missing = PutRequest { ignore_value: true, value: "".into(), ..put("missing") };
+    let missing = PutRequest {
+        ignore_value: true,
+        value: "".into(),
+        ..put("missing")
+    };
     assert_is(call!(rpc, kv.put(missing)), &Error::KeyNotFound);
-    let valued = PutRequest { ignore_value: true, ..put("a") };
+    let valued = PutRequest {
+        ignore_value: true,
+        ..put("a")
+    };
     assert_is(call!(rpc, kv.put(valued)), &Error::ValueProvided);
-    let leased = PutRequest { ignore_lease: true, lease: 7, ..put("a") };
+    let leased = PutRequest {
+        ignore_lease: true,
+        lease: 7,
+        ..put("a")
+    };
     assert_is(call!(rpc, kv.put(leased)), &Error::LeaseProvided);
 
-    let many = txn((0..9).map(|i| op(OpRequest::RequestPut(put(&format!("k{i}"))))).collect());
+    let many = txn((0..9)
+        .map(|i| op(OpRequest::RequestPut(put(&format!("k{i}")))))
+        .collect());
     assert_is(call!(rpc, kv.txn(many)), &Error::TooManyOps);
     let many_compares = TxnRequest {
-        compare: (0..9).map(|i| Compare { key: format!("k{i}").into(), ..Compare::default() }).collect(),
+        compare: (0..9)
+            .map(|i| Compare {
+                key: format!("k{i}").into(),
+                ..Compare::default()
+            })
+            .collect(),
         ..TxnRequest::default()
     };
     assert_is(call!(rpc, kv.txn(many_compares)), &Error::TooManyOps);
-    let twice = txn(vec![op(OpRequest::RequestPut(put("a"))), op(OpRequest::RequestPut(put("a")))]);
+    let twice = txn(vec![
+        op(OpRequest::RequestPut(put("a"))),
+        op(OpRequest::RequestPut(put("a"))),
+    ]);
     assert_is(call!(rpc, kv.txn(twice)), &Error::DuplicateKey);
 
-    let unsorted = RangeRequest { sort_order: 99, ..range("a") };
+    let unsorted = RangeRequest {
+        sort_order: 99,
+        ..range("a")
+    };
     assert_is(call!(rpc, kv.range(unsorted)), &Error::InvalidSortOption);
-    let untargeted = RangeRequest { sort_target: -1, ..range("a") };
+    let untargeted = RangeRequest {
+        sort_target: -1,
+        ..range("a")
+    };
     assert_is(call!(rpc, kv.range(untargeted)), &Error::InvalidSortOption);
 
     let mut old_client = Request::new(range("a"));
-    old_client.metadata_mut().insert("client-api-version", "2.3".parse().expect("ascii"));
+    old_client
+        .metadata_mut()
+        .insert("client-api-version", "2.3".parse().expect("ascii"));
     assert_is(call!(rpc, kv.range(old_client)), &Error::InvalidClientAPIVersion);
 
-    let large = PutRequest { value: vec![b'x'; 20_000].into(), ..put("large") };
+    let large = PutRequest {
+        value: vec![b'x'; 20_000].into(),
+        ..put("large")
+    };
     assert_is(call!(rpc, kv.put(large)), &Error::RequestTooLarge);
     // The largest that passes, and that it is stored: the bound is on the request, not on the value.
-    let fits = PutRequest { value: vec![b'x'; 16_000].into(), ..put("large") };
+    let fits = PutRequest {
+        value: vec![b'x'; 16_000].into(),
+        ..put("large")
+    };
     assert!(call!(rpc, kv.put(fits)).is_ok());
 
     assert_serves(&rpc);
@@ -141,7 +194,10 @@ fn requests_that_the_state_refuses() {
     for _ in 0..5 {
         rpc.put(b"a", b"v").expect("a put");
     }
-    let compaction = |revision| CompactionRequest { revision, physical: false };
+    let compaction = |revision| CompactionRequest {
+        revision,
+        physical: false,
+    };
     call!(rpc, kv.compact(compaction(4))).expect("a compaction");
     assert_is(call!(rpc, kv.compact(compaction(4))), &Error::Compacted);
     assert_is(call!(rpc, kv.compact(compaction(0))), &Error::Compacted);
@@ -158,14 +214,29 @@ fn requests_that_the_state_refuses() {
     let grant = |id, ttl| LeaseGrantRequest { id, ttl };
     call!(rpc, lease.lease_grant(grant(7, 100))).expect("a lease");
     assert_is(call!(rpc, lease.lease_grant(grant(7, 100))), &Error::LeaseExist);
-    assert_is(call!(rpc, lease.lease_grant(grant(8, 9_000_000_001))), &Error::LeaseTTLTooLarge);
-    assert_is(call!(rpc, lease.lease_grant(grant(8, i64::MAX))), &Error::LeaseTTLTooLarge);
-    assert_is(call!(rpc, lease.lease_revoke(LeaseRevokeRequest { id: 99 })), &Error::LeaseNotFound);
+    assert_is(
+        call!(rpc, lease.lease_grant(grant(8, 9_000_000_001))),
+        &Error::LeaseTTLTooLarge,
+    );
+    assert_is(
+        call!(rpc, lease.lease_grant(grant(8, i64::MAX))),
+        &Error::LeaseTTLTooLarge,
+    );
+    assert_is(
+        call!(rpc, lease.lease_revoke(LeaseRevokeRequest { id: 99 })),
+        &Error::LeaseNotFound,
+    );
     let leased = PutRequest { lease: 99, ..put("a") };
     assert_is(call!(rpc, kv.put(leased)), &Error::LeaseNotFound);
 
-    assert_is(call!(rpc, maintenance.move_leader(MoveLeaderRequest { target_id: 4711 })), &Error::BadLeaderTransferee);
-    assert_is(call!(rpc, maintenance.move_leader(MoveLeaderRequest { target_id: 0 })), &Error::BadLeaderTransferee);
+    assert_is(
+        call!(rpc, maintenance.move_leader(MoveLeaderRequest { target_id: 4711 })),
+        &Error::BadLeaderTransferee,
+    );
+    assert_is(
+        call!(rpc, maintenance.move_leader(MoveLeaderRequest { target_id: 0 })),
+        &Error::BadLeaderTransferee,
+    );
     assert_serves(&rpc);
 }
 
@@ -176,7 +247,11 @@ fn numbers_that_make_no_sense_are_answered_all_the_same() {
     for key in ["a", "b", "c"] {
         rpc.put(key.as_bytes(), b"v").expect("a put");
     }
-    let all = || RangeRequest { key: "a".into(), range_end: "z".into(), ..RangeRequest::default() };
+    let all = || RangeRequest {
+        key: "a".into(),
+        range_end: "z".into(),
+        ..RangeRequest::default()
+    };
     for limit in [-1, i64::MIN, i64::MAX] {
         let reply = call!(rpc, kv.range(RangeRequest { limit, ..all() })).expect("a range");
         assert_eq!((reply.kvs.len(), reply.more), (3, false), "limit {limit}");
@@ -186,10 +261,18 @@ fn numbers_that_make_no_sense_are_answered_all_the_same() {
         assert_eq!(reply.kvs.len(), 3, "revision {revision}");
     }
     for bound in [-1, i64::MIN, i64::MAX] {
-        let filtered = RangeRequest { min_mod_revision: bound, max_create_revision: bound, ..all() };
+        let filtered = RangeRequest {
+            min_mod_revision: bound,
+            max_create_revision: bound,
+            ..all()
+        };
         call!(rpc, kv.range(filtered)).expect("a filtered range");
     }
-    let backwards = RangeRequest { key: "z".into(), range_end: "a".into(), ..RangeRequest::default() };
+    let backwards = RangeRequest {
+        key: "z".into(),
+        range_end: "a".into(),
+        ..RangeRequest::default()
+    };
     assert_eq!(call!(rpc, kv.range(backwards)).expect("an empty range").kvs.len(), 0);
     for ttl in [0, -1, i64::MIN] {
         let granted = call!(rpc, lease.lease_grant(LeaseGrantRequest { id: 0, ttl })).expect("the shortest lease");
@@ -206,14 +289,34 @@ fn numbers_that_make_no_sense_are_answered_all_the_same() {
         ..Compare::default()
     };
     // etcd 3.4 answers this with a failed comparison or an error; all that matters is that there is an answer.
-    println!("an unknown comparison: {:?}", call!(rpc, kv.txn(TxnRequest { compare: vec![strange], ..TxnRequest::default() })).map(|reply| reply.succeeded));
+    println!(
+        "an unknown comparison: {:?}",
+        call!(
+            rpc,
+            kv.txn(TxnRequest {
+                compare: vec![strange],
+                ..TxnRequest::default()
+            })
+        )
+        .map(|reply| reply.succeeded)
+    );
     let typed = Compare {
         result: CompareResult::Greater as i32,
         target: CompareTarget::Version as i32,
         key: "a".into(),
         ..Compare::default()
     };
-    assert!(call!(rpc, kv.txn(TxnRequest { compare: vec![typed], ..TxnRequest::default() })).expect("a txn").succeeded);
+    assert!(
+        call!(
+            rpc,
+            kv.txn(TxnRequest {
+                compare: vec![typed],
+                ..TxnRequest::default()
+            })
+        )
+        .expect("a txn")
+        .succeeded
+    );
     let keep_alive = |id| {
         let mut client = rpc.lease.clone();
         block_on(async move {
@@ -241,7 +344,11 @@ fn a_full_member_answers_no_space_and_still_shrinks() {
         }
     }
     assert_is::<()>(Err(refusal.expect("200 KB do not fit into 100")), &Error::NoSpace);
-    let all = DeleteRangeRequest { key: "key-".into(), range_end: "key.".into(), ..DeleteRangeRequest::default() };
+    let all = DeleteRangeRequest {
+        key: "key-".into(),
+        range_end: "key.".into(),
+        ..DeleteRangeRequest::default()
+    };
     call!(rpc, kv.delete_range(all)).expect("deleting makes room");
     let deadline = Instant::now() + Duration::from_secs(10);
     while rpc.put(b"again", b"v").is_err() {
@@ -255,26 +362,40 @@ fn oversize_requests_are_refused_in_the_words_of_grpc() {
     let cluster = Cluster::start(Kind::Dipper, 1, &["--max-request-bytes=16384"]);
     let rpc = Rpc::connect(cluster.client_url(0));
     let bound = 16384 + limits::GRPC_OVERHEAD_BYTES;
-    let request = PutRequest { value: vec![b'x'; bound].into(), ..put("large") };
+    let request = PutRequest {
+        value: vec![b'x'; bound].into(),
+        ..put("large")
+    };
     let size = request.encoded_len();
     let status = call!(rpc, kv.put(request)).expect_err("it is above the bound");
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert_eq!(status.message(), format!("grpc: received message larger than max ({size} vs. {bound})"));
+    assert_eq!(
+        status.message(),
+        format!("grpc: received message larger than max ({size} vs. {bound})")
+    );
     // A gigabyte is announced and never sent: nothing is allocated for it.
     let before = resident_bytes(cluster.pid(0));
     let channel = raw::channel(cluster.client_url(0));
     let status = raw::unary(&channel, "/etcdserverpb.KV/Put", vec![0; 64 << 20]).expect_err("it is above the bound");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     let mut watch = rpc.watch.clone();
-    let create = WatchCreateRequest { key: vec![b'k'; bound].into(), ..WatchCreateRequest::default() };
+    let create = WatchCreateRequest {
+        key: vec![b'k'; bound].into(),
+        ..WatchCreateRequest::default()
+    };
     let status = block_on(async move {
-        let requests = tokio_stream::iter([WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }]);
+        let requests = tokio_stream::iter([WatchRequest {
+            request_union: Some(RequestUnion::CreateRequest(create)),
+        }]);
         let mut replies = watch.watch(requests).await?.into_inner();
         replies.message().await
     });
     let status = status.expect_err("it is above the bound");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
-    assert!(status.message().starts_with("grpc: received message larger than max ("), "{status:?}");
+    assert!(
+        status.message().starts_with("grpc: received message larger than max ("),
+        "{status:?}"
+    );
     let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
     assert_serves(&rpc);
@@ -334,7 +455,10 @@ fn malformed_bodies_and_deep_nesting_end_in_errors() {
     for depth in [60, 200, 20_000] {
         let body = nested(depth);
         let status = raw::unary(&channel, "/etcdserverpb.KV/Txn", body).expect_err("deep nesting");
-        assert!(matches!(status.code(), Code::Internal | Code::InvalidArgument), "depth {depth}: {status:?}");
+        assert!(
+            matches!(status.code(), Code::Internal | Code::InvalidArgument),
+            "depth {depth}: {status:?}"
+        );
         println!("{depth} levels: {status:?}");
     }
     let status = raw::unary(&channel, "/etcdserverpb.KV/Nonsense", Vec::new()).expect_err("no such method");
@@ -346,7 +470,9 @@ fn malformed_bodies_and_deep_nesting_end_in_errors() {
 
 /// Reproducible noise.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
-    (0..length as u64).map(|i| raft_node::replica::mix(seed.wrapping_mul(1 << 32) + i) as u8).collect()
+    (0..length as u64)
+        .map(|i| raft_node::replica::mix(seed.wrapping_mul(1 << 32) + i) as u8)
+        .collect()
 }
 
 #[test]
@@ -385,7 +511,11 @@ fn garbage_on_the_client_port_costs_nothing() {
     let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
     assert!(cluster.member_mut(0).exited().is_none());
-    assert!(!cluster.member(0).log_text().contains("panicked"), "{}", cluster.member(0).log_text());
+    assert!(
+        !cluster.member(0).log_text().contains("panicked"),
+        "{}",
+        cluster.member(0).log_text()
+    );
 }
 
 fn frame(message: &impl prost::Message) -> Vec<u8> {
@@ -408,7 +538,9 @@ fn welcome(answer: &[u8]) -> Welcome {
 fn identity(cluster: &Cluster, i: usize) -> (u64, u64, Vec<u8>) {
     let text = std::fs::read_to_string(cluster.member(i).data_dir.join("FORMAT")).expect("its FORMAT");
     let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         u128::from_str_radix(line.expect("a line of FORMAT"), 16).expect("hexadecimal digits")
     };
     let incarnation = field("incarnation").to_be_bytes().to_vec();
@@ -425,7 +557,14 @@ fn garbage_and_strangers_on_the_peer_port_are_refused() {
     let patience = Duration::from_millis(200);
     let (cluster_id, own, _) = identity(&cluster, 0);
     let (_, peer, incarnation) = identity(&cluster, 1);
-    let good = Hello { protocol_version: 1, cluster_id, from: peer, to: own, incarnation: incarnation.into(), lane: Lane::Bulk.into() };
+    let good = Hello {
+        protocol_version: 1,
+        cluster_id,
+        from: peer,
+        to: own,
+        incarnation: incarnation.into(),
+        lane: Lane::Bulk.into(),
+    };
 
     for seed in 0..20 {
         raw::poke(&address, &noise(seed, 4096), patience);
@@ -440,19 +579,62 @@ fn garbage_and_strangers_on_the_peer_port_are_refused() {
         assert!(!answer.reason.is_empty(), "{answer:?}");
         answer.refusal()
     };
-    assert_eq!(refused(Hello { cluster_id: cluster_id ^ 1, ..good.clone() }), Refusal::OtherCluster);
-    assert_eq!(refused(Hello { to: own ^ 1, ..good.clone() }), Refusal::OtherMember);
-    assert_eq!(refused(Hello { from: 4711, ..good.clone() }), Refusal::NotAMember);
-    assert_eq!(refused(Hello { protocol_version: 99, ..good.clone() }), Refusal::OtherProtocol);
-    assert_eq!(refused(Hello { incarnation: vec![7; 16].into(), ..good.clone() }), Refusal::Amnesia);
-    let strange = welcome(&raw::poke(&address, &hello(&Hello { incarnation: vec![7; 3].into(), ..good.clone() }), patience));
+    assert_eq!(
+        refused(Hello {
+            cluster_id: cluster_id ^ 1,
+            ..good.clone()
+        }),
+        Refusal::OtherCluster
+    );
+    assert_eq!(
+        refused(Hello {
+            to: own ^ 1,
+            ..good.clone()
+        }),
+        Refusal::OtherMember
+    );
+    assert_eq!(
+        refused(Hello {
+            from: 4711,
+            ..good.clone()
+        }),
+        Refusal::NotAMember
+    );
+    assert_eq!(
+        refused(Hello {
+            protocol_version: 99,
+            ..good.clone()
+        }),
+        Refusal::OtherProtocol
+    );
+    assert_eq!(
+        refused(Hello {
+            incarnation: vec![7; 16].into(),
+            ..good.clone()
+        }),
+        Refusal::Amnesia
+    );
+    let strange = welcome(&raw::poke(
+        &address,
+        &hello(&Hello {
+            incarnation: vec![7; 3].into(),
+            ..good.clone()
+        }),
+        patience,
+    ));
     assert_ne!(strange.refusal(), Refusal::Accepted, "an incarnation of three bytes");
 
     // Behind a good handshake: what decodes as a frame, but not as what is in it.
-    let raft = |bytes: Vec<u8>| PeerFrame { body: Some(peer_frame::Body::Raft(bytes.into())) };
-    let request = |body| PeerFrame { body: Some(peer_frame::Body::Request(PeerRequest { id: 1, body })) };
+    let raft = |bytes: Vec<u8>| PeerFrame {
+        body: Some(peer_frame::Body::Raft(bytes.into())),
+    };
+    let request = |body| PeerFrame {
+        body: Some(peer_frame::Body::Request(PeerRequest { id: 1, body })),
+    };
     let unknown = Command { op: None };
-    let forward = Forward { commands: vec![unknown] };
+    let forward = Forward {
+        commands: vec![unknown],
+    };
     let frames = [
         raft(noise(1, 100)),
         raft(Vec::new()),
@@ -472,20 +654,44 @@ fn garbage_and_strangers_on_the_peer_port_are_refused() {
         let from = (target + 1) % 3;
         let (_, peer, incarnation) = identity(&cluster, from);
         for lane in [Lane::Bulk, Lane::Urgent] {
-            let greeting = Hello { from: peer, to: own, incarnation: incarnation.clone().into(), lane: lane.into(), ..good.clone() };
+            let greeting = Hello {
+                from: peer,
+                to: own,
+                incarnation: incarnation.clone().into(),
+                lane: lane.into(),
+                ..good.clone()
+            };
             for frame_ in &frames {
-                raw::poke(&address, &[hello(&greeting), frame(frame_)].concat(), Duration::from_millis(50));
+                raw::poke(
+                    &address,
+                    &[hello(&greeting), frame(frame_)].concat(),
+                    Duration::from_millis(50),
+                );
             }
-            raw::poke(&address, &[hello(&greeting), frame(&PeerFrame::default()), noise(9, 300)].concat(), Duration::from_millis(50));
+            raw::poke(
+                &address,
+                &[hello(&greeting), frame(&PeerFrame::default()), noise(9, 300)].concat(),
+                Duration::from_millis(50),
+            );
         }
     }
     let (_, page) = cluster.http(0, "/metrics").expect("its metrics");
-    println!("{}", page.lines().filter(|line| line.contains("peer") && !line.starts_with('#')).collect::<Vec<_>>().join("\n"));
+    println!(
+        "{}",
+        page.lines()
+            .filter(|line| line.contains("peer") && !line.starts_with('#'))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
     cluster.await_ready(Duration::from_secs(30)).expect("all members serve");
     for i in 0..3 {
         assert!(cluster.member_mut(i).exited().is_none());
         assert_serves(&Rpc::connect(cluster.client_url(i)));
-        assert!(!cluster.member(i).log_text().contains("panicked"), "{}", cluster.member(i).log_text());
+        assert!(
+            !cluster.member(i).log_text().contains("panicked"),
+            "{}",
+            cluster.member(i).log_text()
+        );
     }
     let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
@@ -516,7 +722,9 @@ async fn watching(rpc: &Rpc) -> Result<Watching, Status> {
 
 impl Watching {
     async fn ask(&self, request: RequestUnion) {
-        let request = WatchRequest { request_union: Some(request) };
+        let request = WatchRequest {
+            request_union: Some(request),
+        };
         self.requests.send(request).await.expect("the stream is open");
     }
 
@@ -527,7 +735,11 @@ impl Watching {
 }
 
 fn create(key: &str, watch_id: i64) -> RequestUnion {
-    RequestUnion::CreateRequest(WatchCreateRequest { key: key.to_owned().into(), watch_id, ..WatchCreateRequest::default() })
+    RequestUnion::CreateRequest(WatchCreateRequest {
+        key: key.to_owned().into(),
+        watch_id,
+        ..WatchCreateRequest::default()
+    })
 }
 
 #[test]
@@ -538,10 +750,16 @@ fn unknown_and_strange_watches_are_answered_or_ignored() {
         let mut stream = watching(&rpc).await.expect("a stream");
         // Ids that are not there: no answer, and the stream lives.
         for watch_id in [0, 4711, -7, i64::MIN, i64::MAX] {
-            stream.ask(RequestUnion::CancelRequest(WatchCancelRequest { watch_id })).await;
+            stream
+                .ask(RequestUnion::CancelRequest(WatchCancelRequest { watch_id }))
+                .await;
         }
         stream.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
-        stream.requests.send(WatchRequest { request_union: None }).await.expect("the stream is open");
+        stream
+            .requests
+            .send(WatchRequest { request_union: None })
+            .await
+            .expect("the stream is open");
         stream.ask(create("a", 5)).await;
         let created = stream.next().await;
         assert!(created.created && created.watch_id == 5, "{created:?}");
@@ -550,16 +768,33 @@ fn unknown_and_strange_watches_are_answered_or_ignored() {
         assert!(twice.created && twice.canceled && twice.watch_id == -1, "{twice:?}");
         assert!(twice.cancel_reason.contains("duplicate watch ID"), "{twice:?}");
         for (start_revision, reason) in [(-1, Error::Compacted.text()), (i64::MIN, Error::Compacted.text())] {
-            let strange = WatchCreateRequest { key: "a".into(), start_revision, ..WatchCreateRequest::default() };
+            let strange = WatchCreateRequest {
+                key: "a".into(),
+                start_revision,
+                ..WatchCreateRequest::default()
+            };
             stream.ask(RequestUnion::CreateRequest(strange)).await;
             let refused = stream.next().await;
             assert!(refused.canceled && refused.cancel_reason == reason, "{refused:?}");
         }
-        let backwards = WatchCreateRequest { key: "b".into(), range_end: "a".into(), ..WatchCreateRequest::default() };
+        let backwards = WatchCreateRequest {
+            key: "b".into(),
+            range_end: "a".into(),
+            ..WatchCreateRequest::default()
+        };
         stream.ask(RequestUnion::CreateRequest(backwards)).await;
         let refused = stream.next().await;
-        assert!(refused.canceled && refused.cancel_reason.contains("range is empty"), "{refused:?}");
-        let filters = WatchCreateRequest { key: "z".into(), filters: vec![99, -1], watch_id: i64::MIN, start_revision: i64::MAX, ..WatchCreateRequest::default() };
+        assert!(
+            refused.canceled && refused.cancel_reason.contains("range is empty"),
+            "{refused:?}"
+        );
+        let filters = WatchCreateRequest {
+            key: "z".into(),
+            filters: vec![99, -1],
+            watch_id: i64::MIN,
+            start_revision: i64::MAX,
+            ..WatchCreateRequest::default()
+        };
         stream.ask(RequestUnion::CreateRequest(filters)).await;
         assert!(stream.next().await.created);
     });
@@ -594,7 +829,9 @@ fn ten_thousand_watches_on_one_stream() {
         let requests = stream.requests.clone();
         let asking = tokio::spawn(async move {
             for i in 0..WATCHES {
-                let request = WatchRequest { request_union: Some(create(&format!("w-{i:05}"), 0)) };
+                let request = WatchRequest {
+                    request_union: Some(create(&format!("w-{i:05}"), 0)),
+                };
                 requests.send(request).await.expect("the stream is open");
             }
         });
@@ -612,7 +849,9 @@ fn ten_thousand_watches_on_one_stream() {
         assert_eq!(event.events.len(), 1, "{event:?}");
     });
     // Dropped above: what it held is given back.
-    wait_until("the watches are gone", Duration::from_secs(20), || open_watches(&cluster) == 0.0);
+    wait_until("the watches are gone", Duration::from_secs(20), || {
+        open_watches(&cluster) == 0.0
+    });
     let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
     println!("{WATCHES} watches on one stream: {} KiB", grown >> 10);
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
@@ -654,7 +893,10 @@ fn write_large(rpc: &Rpc, count: usize) {
     for i in 0..count {
         let ops = (0..10).map(|j| {
             let value = noise((i * 10 + j) as u64, 10_000).into();
-            op(OpRequest::RequestPut(PutRequest { value, ..put(&format!("large-{:02}-{j}", i % 50)) }))
+            op(OpRequest::RequestPut(PutRequest {
+                value,
+                ..put(&format!("large-{:02}-{j}", i % 50))
+            }))
         });
         call!(rpc, kv.txn(txn(ops.collect()))).expect("a txn");
     }
@@ -694,16 +936,30 @@ fn clients_that_never_read_cost_little_and_hold_nobody_up() {
                 let stream = watching(&rpc).await.expect("a stream");
                 stream.ask(all(0)).await;
                 let mut kv = rpc_range.kv.clone();
-                let everything = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..RangeRequest::default() };
-                let chunks = kv.range_stream(everything).await.expect("a stream of chunks").into_inner();
+                let everything = RangeRequest {
+                    key: vec![0].into(),
+                    range_end: vec![0].into(),
+                    ..RangeRequest::default()
+                };
+                let chunks = kv
+                    .range_stream(everything)
+                    .await
+                    .expect("a stream of chunks")
+                    .into_inner();
                 (stream, chunks, rpc)
             })
         })
         .collect();
-    println!("with their buffers full: {} KiB more", resident_bytes(cluster.pid(0)).saturating_sub(before) >> 10);
+    println!(
+        "with their buffers full: {} KiB more",
+        resident_bytes(cluster.pid(0)).saturating_sub(before) >> 10
+    );
     write_large(&rpc, 1_000);
     let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
-    println!("100 watches and 100 RangeStreams that nobody reads, over 100 MB of events: {} KiB", grown >> 10);
+    println!(
+        "100 watches and 100 RangeStreams that nobody reads, over 100 MB of events: {} KiB",
+        grown >> 10
+    );
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
     // Somebody who does read is not held up by them.
     block_on(async {
@@ -725,7 +981,10 @@ fn ten_thousand_watches_that_nobody_reads_cost_little_and_hold_nobody_up() {
     let fill = || {
         for i in 0..200 {
             let ops = (0..100).map(|j| {
-                op(OpRequest::RequestPut(PutRequest { value: noise(i * 100 + j, 1_000).into(), ..put(&format!("key-{j}")) }))
+                op(OpRequest::RequestPut(PutRequest {
+                    value: noise(i * 100 + j, 1_000).into(),
+                    ..put(&format!("key-{j}"))
+                }))
             });
             call!(rpc, kv.txn(txn(ops.collect()))).expect("a txn");
         }
@@ -738,18 +997,28 @@ fn ten_thousand_watches_that_nobody_reads_cost_little_and_hold_nobody_up() {
             let rpc = Rpc::connect(cluster.client_url(0));
             for _ in 0..WATCHES / 10 {
                 let stream = watching(&rpc).await.expect("a stream");
-                let all = WatchCreateRequest { key: "key-".into(), range_end: "key.".into(), ..WatchCreateRequest::default() };
+                let all = WatchCreateRequest {
+                    key: "key-".into(),
+                    range_end: "key.".into(),
+                    ..WatchCreateRequest::default()
+                };
                 stream.ask(RequestUnion::CreateRequest(all)).await;
                 streams.push(stream);
             }
         }
         streams
     });
-    wait_until("all watches are open", Duration::from_secs(60), || open_watches(&cluster) >= WATCHES as f64);
+    wait_until("all watches are open", Duration::from_secs(60), || {
+        open_watches(&cluster) >= WATCHES as f64
+    });
     let began = Instant::now();
     fill();
     let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
-    println!("{WATCHES} watches that nobody reads, over 20 MB of events in {:?}: {} KiB", began.elapsed(), grown >> 10);
+    println!(
+        "{WATCHES} watches that nobody reads, over 20 MB of events in {:?}: {} KiB",
+        began.elapsed(),
+        grown >> 10
+    );
     assert_serves(&rpc);
     drop(idle);
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
@@ -780,10 +1049,24 @@ fn only_the_leader_moves_leadership_and_only_to_a_voter() {
     let follower = (leader + 1) % 3;
     let id = identity(&cluster, follower).1;
     let on = |i: usize| Rpc::connect(cluster.client_url(i));
-    assert_is(call!(on(follower), maintenance.move_leader(MoveLeaderRequest { target_id: id })), &Error::NotLeader);
-    assert_is(call!(on(leader), maintenance.move_leader(MoveLeaderRequest { target_id: 4711 })), &Error::BadLeaderTransferee);
+    assert_is(
+        call!(
+            on(follower),
+            maintenance.move_leader(MoveLeaderRequest { target_id: id })
+        ),
+        &Error::NotLeader,
+    );
+    assert_is(
+        call!(
+            on(leader),
+            maintenance.move_leader(MoveLeaderRequest { target_id: 4711 })
+        ),
+        &Error::BadLeaderTransferee,
+    );
     call!(on(leader), maintenance.move_leader(MoveLeaderRequest { target_id: id })).expect("it moves");
-    wait_until("the follower leads", Duration::from_secs(5), || cluster.leader() == Some(follower));
+    wait_until("the follower leads", Duration::from_secs(5), || {
+        cluster.leader() == Some(follower)
+    });
 }
 
 #[test]
@@ -806,14 +1089,20 @@ fn a_write_whose_entry_another_leader_replaced_says_so() {
             cluster.restart(other);
         }
         for other in others {
-            cluster.await_member(other, Instant::now() + Duration::from_secs(20)).expect("the others go on");
+            cluster
+                .await_member(other, Instant::now() + Duration::from_secs(20))
+                .expect("the others go on");
         }
-        Rpc::connect(cluster.client_url(others[0])).put(b"other", b"v").expect("a write without the old leader");
+        Rpc::connect(cluster.client_url(others[0]))
+            .put(b"other", b"v")
+            .expect("a write without the old leader");
         cluster.resume(leader);
         match outcome(write) {
             Err(status) => {
                 assert_is::<()>(Err(status), &Error::LeaderChanged);
-                let read = Rpc::connect(cluster.client_url(others[0])).get(b"lost").expect("a read");
+                let read = Rpc::connect(cluster.client_url(others[0]))
+                    .get(b"lost")
+                    .expect("a read");
                 assert!(read.kvs.is_empty(), "what was said to be lost is there");
                 return;
             }
@@ -868,9 +1157,13 @@ fn a_member_without_leader_refuses_what_it_cannot_keep() {
     assert_serves(&rpc);
     cluster.kill((alone + 1) % 3);
     cluster.kill((alone + 2) % 3);
-    wait_until("it has no leader", Duration::from_secs(10), || rpc.status().is_ok_and(|status| status.leader == 0));
+    wait_until("it has no leader", Duration::from_secs(10), || {
+        rpc.status().is_ok_and(|status| status.leader == 0)
+    });
     let mut required = Request::new(range("a"));
-    required.metadata_mut().insert("hasleader", "true".parse().expect("ascii"));
+    required
+        .metadata_mut()
+        .insert("hasleader", "true".parse().expect("ascii"));
     assert_is(call!(rpc, kv.range(required)), &Error::NoLeader);
     assert_is(rpc.get(b"a"), &Error::NoLeader);
 
@@ -880,7 +1173,10 @@ fn a_member_without_leader_refuses_what_it_cannot_keep() {
     let writes: Vec<_> = (0..90)
         .map(|i| {
             let (mut kv, value) = (rpc.kv.clone(), value.clone());
-            let request = PutRequest { value, ..put(&format!("waiting-{i}")) };
+            let request = PutRequest {
+                value,
+                ..put(&format!("waiting-{i}"))
+            };
             later(async move { kv.put(request).await })
         })
         .collect();
@@ -895,7 +1191,10 @@ fn a_member_without_leader_refuses_what_it_cannot_keep() {
         }
     }
     let grown = resident_bytes(cluster.pid(alone)).saturating_sub(before);
-    println!("{refused} of 90 writes of 1 MiB were refused at once; memory grew by {} KiB", grown >> 10);
+    println!(
+        "{refused} of 90 writes of 1 MiB were refused at once; memory grew by {} KiB",
+        grown >> 10
+    );
     assert!((20..40).contains(&refused), "{refused} of 90");
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
 }
@@ -929,7 +1228,13 @@ fn a_read_that_waits_too_long_for_its_index_to_be_applied_says_so() {
         }
         if let Some(last) = output.committed.last().filter(|_| applies) {
             applied = last.entry.index;
-            replica.handle(now, Input::Applied { index: applied, lease_changes: Vec::new() });
+            replica.handle(
+                now,
+                Input::Applied {
+                    index: applied,
+                    lease_changes: Vec::new(),
+                },
+            );
         }
         answers.extend(output.answers);
         (now, answers.clone())
@@ -940,10 +1245,27 @@ fn a_read_that_waits_too_long_for_its_index_to_be_applied_says_so() {
         turns += 1;
         assert!(turns < 1_000, "a single voter does not lead: {:?}", replica.standing());
     }
-    let command = Command { op: Some(proto::node::command::Op::Put(put("a"))) };
-    turn(&mut replica, Some(Input::Propose { command, waiter: 1, deadline: Time::MAX }), false);
+    let command = Command {
+        op: Some(proto::node::command::Op::Put(put("a"))),
+    };
+    turn(
+        &mut replica,
+        Some(Input::Propose {
+            command,
+            waiter: 1,
+            deadline: Time::MAX,
+        }),
+        false,
+    );
     let (now, _) = turn(&mut replica, None, false);
-    turn(&mut replica, Some(Input::Read { waiter: 2, deadline: now + Duration::from_millis(100) }), false);
+    turn(
+        &mut replica,
+        Some(Input::Read {
+            waiter: 2,
+            deadline: now + Duration::from_millis(100),
+        }),
+        false,
+    );
     let mut said = Vec::new();
     for _ in 0..20 {
         said = turn(&mut replica, None, false).1;

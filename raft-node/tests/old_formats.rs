@@ -2,9 +2,9 @@
 //! are refused by name. `fixtures/data-v1` was written by the first version and is never written again: a change of
 //! format adds a `data-v2` beside it.
 
-mod harness;
 #[path = "harness/files.rs"]
 mod files;
+mod harness;
 
 use std::{
     fmt::Write as _,
@@ -83,7 +83,12 @@ fn refusal(cluster: &mut Cluster) -> String {
 /// Everything that a client can ask about the state, as text.
 fn answers(rpc: &Rpc) -> String {
     let mut text = String::new();
-    let all = |revision| RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..RangeRequest::default() };
+    let all = |revision| RangeRequest {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        revision,
+        ..RangeRequest::default()
+    };
     for revision in [0, OLD] {
         let reply = rpc.range(all(revision)).expect("a range");
         let now = reply.header.as_ref().map_or(0, |header| header.revision);
@@ -91,15 +96,28 @@ fn answers(rpc: &Rpc) -> String {
         for kv in reply.kvs {
             let (key, value) = (String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value));
             let (create, modified, version, lease) = (kv.create_revision, kv.mod_revision, kv.version, kv.lease);
-            writeln!(text, "  {key}={value} create {create} mod {modified} version {version} lease {lease}").expect("a String takes it");
+            writeln!(
+                text,
+                "  {key}={value} create {create} mod {modified} version {version} lease {lease}"
+            )
+            .expect("a String takes it");
         }
     }
     let compacted = rpc.range(all(COMPACTED - 1)).expect_err("it was compacted");
     writeln!(text, "range at {}: {}", COMPACTED - 1, compacted.message()).expect("a String takes it");
     let hash = rpc.hash_kv(0).expect("a hash");
-    writeln!(text, "hash {:08x}, compacted {}, at {}", hash.hash, hash.compact_revision, hash.hash_revision).expect("a String takes it");
+    writeln!(
+        text,
+        "hash {:08x}, compacted {}, at {}",
+        hash.hash, hash.compact_revision, hash.hash_revision
+    )
+    .expect("a String takes it");
     let mut lease = rpc.lease.clone();
-    let reply = block_on(within(async move { lease.lease_time_to_live(LeaseTimeToLiveRequest { id: LEASE, keys: true }).await }));
+    let reply = block_on(within(async move {
+        lease
+            .lease_time_to_live(LeaseTimeToLiveRequest { id: LEASE, keys: true })
+            .await
+    }));
     let reply = reply.expect("a lease");
     assert!(reply.ttl > 0 && reply.ttl <= reply.granted_ttl, "{reply:?}");
     let keys: Vec<_> = reply.keys.iter().map(|key| String::from_utf8_lossy(key)).collect();
@@ -116,22 +134,35 @@ fn events(rpc: &Rpc) -> String {
         prev_kv: true,
         ..WatchCreateRequest::default()
     };
-    let last = rpc.get(b"a").expect("a read").header.map_or(0, |header| header.revision);
+    let last = rpc
+        .get(b"a")
+        .expect("a read")
+        .header
+        .map_or(0, |header| header.revision);
     let mut watch = rpc.watch.clone();
     block_on(async move {
         let (requests, outgoing) = tokio::sync::mpsc::channel(1);
-        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let request = WatchRequest {
+            request_union: Some(RequestUnion::CreateRequest(create)),
+        };
         requests.send(request).await.expect("it has room");
         let replies = watch.watch(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await;
         let mut replies = replies.expect("a watch").into_inner();
         let (mut text, mut seen) = (String::new(), 0);
         while seen < last {
-            let reply = tokio::time::timeout(Duration::from_secs(20), replies.message()).await.expect("events in time");
+            let reply = tokio::time::timeout(Duration::from_secs(20), replies.message())
+                .await
+                .expect("events in time");
             for event in reply.expect("no error").expect("no end").events {
                 let (kind, kv) = (event.r#type, event.kv.unwrap_or_default());
                 let before = event.prev_kv.map(|kv| String::from_utf8_lossy(&kv.value).into_owned());
                 let (key, value) = (String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value));
-                writeln!(text, "event at {}: type {kind} {key}={value}, before it {before:?}", kv.mod_revision).expect("a String takes it");
+                writeln!(
+                    text,
+                    "event at {}: type {kind} {key}={value}, before it {before:?}",
+                    kv.mod_revision
+                )
+                .expect("a String takes it");
                 seen = kv.mod_revision;
             }
         }
@@ -141,7 +172,10 @@ fn events(rpc: &Rpc) -> String {
 
 #[test]
 fn the_first_version_s_directory_is_opened_and_gives_the_same_answers() {
-    let bytes: u64 = files_below(&fixture()).iter().map(|file| fs::metadata(fixture().join(file)).map_or(0, |meta| meta.len())).sum();
+    let bytes: u64 = files_below(&fixture())
+        .iter()
+        .map(|file| fs::metadata(fixture().join(file)).map_or(0, |meta| meta.len()))
+        .sum();
     assert!((1..FIXTURE_BYTES_MAX).contains(&bytes), "{bytes} bytes");
     let mut cluster = member_with_fixture();
     let expected = fs::read_to_string(expected_answers()).expect("the fixture's answers");
@@ -153,7 +187,9 @@ fn the_first_version_s_directory_is_opened_and_gives_the_same_answers() {
         assert!(cluster.stop(0, STOPS_WITHIN).success());
     }
     cluster.restart_ready(0);
-    Rpc::connect(cluster.client_url(0)).put(b"a", b"goes on").expect("it can be written to");
+    Rpc::connect(cluster.client_url(0))
+        .put(b"a", b"goes on")
+        .expect("it can be written to");
 }
 
 #[test]
@@ -177,23 +213,43 @@ fn append_committed(raft: &Path, batch: &CommandBatch) -> u64 {
     let mut log = RocksLog::open(raft).expect("the log of a stopped member");
     let last = log.recovered().last;
     let mut hard_state = log.recovered().hard_state.clone();
-    let entry = Entry { index: last.index + 1, term: last.term, data: batch.encode_to_vec().into(), ..Entry::default() };
+    let entry = Entry {
+        index: last.index + 1,
+        term: last.term,
+        data: batch.encode_to_vec().into(),
+        ..Entry::default()
+    };
     hard_state.commit = entry.index;
-    log.write(&[LogWrite { entries: vec![entry], hard_state: Some(hard_state) }]);
+    log.write(&[LogWrite {
+        entries: vec![entry],
+        hard_state: Some(hard_state),
+    }]);
     log.mark();
     last.index + 1
 }
 
 #[test]
 fn an_unknown_command_stops_the_member_by_name() {
-    let newer = CommandBatch { version: COMMAND_VERSION + 1, commands: Vec::new() };
-    let unknown = CommandBatch { version: COMMAND_VERSION, commands: vec![Command { op: None }] };
-    for (batch, words) in [(newer, "its commands are of version 2"), (unknown, "a command of a kind that this build does not know")] {
+    let newer = CommandBatch {
+        version: COMMAND_VERSION + 1,
+        commands: Vec::new(),
+    };
+    let unknown = CommandBatch {
+        version: COMMAND_VERSION,
+        commands: vec![Command { op: None }],
+    };
+    for (batch, words) in [
+        (newer, "its commands are of version 2"),
+        (unknown, "a command of a kind that this build does not know"),
+    ] {
         let mut cluster = member_with_fixture();
         let index = append_committed(&cluster.member(0).data_dir.join("raft"), &batch);
         for _ in 0..2 {
             let said = refusal(&mut cluster);
-            assert!(said.contains(&format!("entry {index} was written by a newer dipper")) && said.contains(words), "{said}");
+            assert!(
+                said.contains(&format!("entry {index} was written by a newer dipper")) && said.contains(words),
+                "{said}"
+            );
         }
     }
 }
@@ -212,19 +268,48 @@ fn make_fixture() {
     }
     rpc.delete(b"gone").expect("a delete");
     let op = |key: &str| {
-        let put = PutRequest { key: key.to_owned().into(), value: "txn".into(), ..PutRequest::default() };
-        RequestOp { request: Some(request_op::Request::RequestPut(put)) }
+        let put = PutRequest {
+            key: key.to_owned().into(),
+            value: "txn".into(),
+            ..PutRequest::default()
+        };
+        RequestOp {
+            request: Some(request_op::Request::RequestPut(put)),
+        }
     };
-    let txn = TxnRequest { success: vec![op("t1"), op("t2")], ..TxnRequest::default() };
-    let leased = |key: &str| PutRequest { key: key.to_owned().into(), value: "leased".into(), lease: LEASE, ..PutRequest::default() };
+    let txn = TxnRequest {
+        success: vec![op("t1"), op("t2")],
+        ..TxnRequest::default()
+    };
+    let leased = |key: &str| PutRequest {
+        key: key.to_owned().into(),
+        value: "leased".into(),
+        lease: LEASE,
+        ..PutRequest::default()
+    };
     let (mut kv, mut lease) = (rpc.kv.clone(), rpc.lease.clone());
     block_on(async move {
-        lease.lease_grant(LeaseGrantRequest { id: LEASE, ttl: LEASE_SECONDS }).await.expect("a lease");
+        lease
+            .lease_grant(LeaseGrantRequest {
+                id: LEASE,
+                ttl: LEASE_SECONDS,
+            })
+            .await
+            .expect("a lease");
         kv.txn(txn).await.expect("a txn");
         kv.put(leased("l1")).await.expect("a put");
         kv.put(leased("l2")).await.expect("a put");
-        kv.compact(CompactionRequest { revision: COMPACTED, physical: false }).await.expect("a compaction");
-        let delete = DeleteRangeRequest { key: "b".into(), range_end: "d".into(), ..DeleteRangeRequest::default() };
+        kv.compact(CompactionRequest {
+            revision: COMPACTED,
+            physical: false,
+        })
+        .await
+        .expect("a compaction");
+        let delete = DeleteRangeRequest {
+            key: "b".into(),
+            range_end: "d".into(),
+            ..DeleteRangeRequest::default()
+        };
         kv.delete_range(delete).await.expect("a delete");
     });
     // Tables of the log and of the state, and behind them a write-ahead log.

@@ -1,9 +1,9 @@
 //! Stopping a member on purpose: nothing acknowledged is lost, somebody else leads, requests end well or with an
 //! error that clients resume from, and the process is gone within its bound.
 
-mod harness;
 #[path = "harness/files.rs"]
 mod files;
+mod harness;
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,10 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let writers = (0..WRITERS)
             .map(|writer| {
-                let (rpc, stop) = (Rpc::connect(cluster.client_url(writer % cluster.len())), Arc::clone(&stop));
+                let (rpc, stop) = (
+                    Rpc::connect(cluster.client_url(writer % cluster.len())),
+                    Arc::clone(&stop),
+                );
                 thread::spawn(move || write_until(&rpc, writer, &stop))
             })
             .collect();
@@ -82,10 +85,19 @@ fn write_until(rpc: &Rpc, writer: usize, stop: &AtomicBool) -> (BTreeMap<String,
 }
 
 fn assert_has_all(cluster: &Cluster, i: usize, acknowledged: &BTreeMap<String, i64>) {
-    let all = proto::etcdserverpb::RangeRequest { key: "w".into(), range_end: "x".into(), ..Default::default() };
-    let reply = Rpc::connect(cluster.client_url(i)).range(all).expect("a read of everything");
-    let found: BTreeMap<String, i64> =
-        reply.kvs.iter().map(|kv| (String::from_utf8_lossy(&kv.key).into_owned(), kv.mod_revision)).collect();
+    let all = proto::etcdserverpb::RangeRequest {
+        key: "w".into(),
+        range_end: "x".into(),
+        ..Default::default()
+    };
+    let reply = Rpc::connect(cluster.client_url(i))
+        .range(all)
+        .expect("a read of everything");
+    let found: BTreeMap<String, i64> = reply
+        .kvs
+        .iter()
+        .map(|kv| (String::from_utf8_lossy(&kv.key).into_owned(), kv.mod_revision))
+        .collect();
     for (key, revision) in acknowledged {
         assert_eq!(found.get(key), Some(revision), "{key} was acknowledged");
     }
@@ -107,17 +119,26 @@ fn a_leader_stopped_under_load_hands_over_and_loses_nothing() {
         let took = began.elapsed();
         assert_eq!(exit.code(), Some(0), "{}", cluster.member(leader).log_tail());
         let said = files::log_from(cluster.member(leader), from);
-        assert!(said.contains("leadership handed over") && said.contains(r#""msg":"stopped""#), "{said}");
+        assert!(
+            said.contains("leadership handed over") && said.contains(r#""msg":"stopped""#),
+            "{said}"
+        );
         let next = cluster.await_leader(LEADER_WITHIN);
         assert_ne!(next, leader);
         terms.push((took, began.elapsed()));
         cluster.restart_ready(leader);
     }
     let (acknowledged, failed) = load.end();
-    println!("stopped (and a leader known) after {terms:?}; {} writes, {} failed", acknowledged.len(), failed.len());
+    println!(
+        "stopped (and a leader known) after {terms:?}; {} writes, {} failed",
+        acknowledged.len(),
+        failed.len()
+    );
     let mut texts: BTreeMap<String, usize> = BTreeMap::new();
     for status in &failed {
-        *texts.entry(format!("{:?}: {}", status.code(), status.message())).or_default() += 1;
+        *texts
+            .entry(format!("{:?}: {}", status.code(), status.message()))
+            .or_default() += 1;
     }
     println!("{texts:#?}");
     assert!(acknowledged.len() > 100, "hardly any load: {}", acknowledged.len());
@@ -147,28 +168,49 @@ fn a_planned_change_of_leader_fails_no_request_on_the_others() {
     stop.store(true, Ordering::Relaxed);
     for writer in writers {
         let (acknowledged, failed) = writer.join().expect("a writer does not panic");
-        assert!(failed.is_empty(), "{} writes passed, these did not: {failed:?}", acknowledged.len());
+        assert!(
+            failed.is_empty(),
+            "{} writes passed, these did not: {failed:?}",
+            acknowledged.len()
+        );
         assert_has_all(&cluster, others[0], &acknowledged);
     }
 }
 
 /// A watch of everything below "w", from a revision on.
 async fn watch(rpc: &Rpc, start_revision: i64) -> Result<Streaming<WatchResponse>, Status> {
-    let create = WatchCreateRequest { key: "w".into(), range_end: "x".into(), start_revision, ..WatchCreateRequest::default() };
+    let create = WatchCreateRequest {
+        key: "w".into(),
+        range_end: "x".into(),
+        start_revision,
+        ..WatchCreateRequest::default()
+    };
     let (requests, outgoing) = tokio::sync::mpsc::channel(4);
-    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    let request = WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(create)),
+    };
     requests.send(request).await.expect("it has room");
     let mut client = rpc.watch.clone();
-    let replies = client.watch(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await?.into_inner();
+    let replies = client
+        .watch(tokio_stream::wrappers::ReceiverStream::new(outgoing))
+        .await?
+        .into_inner();
     // The request side stays open as long as the replies are read.
     runtime().spawn(async move { requests.closed().await });
     Ok(replies)
 }
 
 /// Reads events until the stream ends; the last revision seen whole, and why it ended.
-async fn read_events(replies: &mut Streaming<WatchResponse>, seen: &mut Vec<(i64, String)>, until: Option<&str>) -> Option<Status> {
+async fn read_events(
+    replies: &mut Streaming<WatchResponse>,
+    seen: &mut Vec<(i64, String)>,
+    until: Option<&str>,
+) -> Option<Status> {
     loop {
-        let reply = match tokio::time::timeout(Duration::from_secs(30), replies.message()).await.expect("an event in time") {
+        let reply = match tokio::time::timeout(Duration::from_secs(30), replies.message())
+            .await
+            .expect("an event in time")
+        {
             Ok(Some(reply)) => reply,
             Ok(None) => panic!("a watch ended without an error"),
             Err(status) => return Some(status),
@@ -213,15 +255,24 @@ fn watches_end_with_an_error_that_a_client_resumes_from() {
     thread::sleep(Duration::from_millis(200));
     assert!(cluster.stop(stopped, limits::STOP_MAX + SLACK).success());
     let (mut seen, ended) = watcher.join().expect("a watcher does not panic");
-    assert_eq!((ended.code() as i32, ended.message()), (Error::Stopped.code() as i32, Error::Stopped.text()));
+    assert_eq!(
+        (ended.code() as i32, ended.message()),
+        (Error::Stopped.code() as i32, Error::Stopped.text())
+    );
     let resumed_at = seen.last().map_or(1, |(revision, _)| revision + 1);
     let mut replies = block_on(watch(&other, resumed_at)).expect("a watch elsewhere");
     block_on(read_events(&mut replies, &mut seen, Some("w-end")));
     let acknowledged = writer.join().expect("a writer does not panic");
     println!("{} events, resumed at {resumed_at} of {:?}", seen.len(), seen.last());
-    assert!(seen.windows(2).all(|pair| pair[0].0 < pair[1].0), "repeated or out of order: {seen:?}");
+    assert!(
+        seen.windows(2).all(|pair| pair[0].0 < pair[1].0),
+        "repeated or out of order: {seen:?}"
+    );
     for write in &acknowledged {
-        assert!(seen.binary_search(write).is_ok(), "{write:?} was acknowledged and not seen");
+        assert!(
+            seen.binary_search(write).is_ok(),
+            "{write:?} was acknowledged and not seen"
+        );
     }
 }
 
@@ -234,7 +285,10 @@ fn a_second_signal_stops_at_once() {
     cluster.kill((alone + 2) % 3);
     let mut kv = Rpc::connect(cluster.client_url(alone)).kv;
     let write = runtime().spawn(async move {
-        let mut request = Request::new(PutRequest { key: "never".into(), ..PutRequest::default() });
+        let mut request = Request::new(PutRequest {
+            key: "never".into(),
+            ..PutRequest::default()
+        });
         request.set_timeout(Duration::from_secs(60));
         kv.put(request).await
     });
@@ -245,8 +299,16 @@ fn a_second_signal_stops_at_once() {
     cluster.member(alone).signal(Signal::TERM);
     let exit = cluster.member_mut(alone).await_exit(Duration::from_secs(1));
     println!("gone {:?} after the second signal: {exit}", began.elapsed());
-    assert!(cluster.member(alone).log_text().contains("told to stop a second time"), "{}", cluster.member(alone).log_tail());
-    assert!(!cluster.member(alone).log_text().contains("panicked"), "{}", cluster.member(alone).log_tail());
+    assert!(
+        cluster.member(alone).log_text().contains("told to stop a second time"),
+        "{}",
+        cluster.member(alone).log_tail()
+    );
+    assert!(
+        !cluster.member(alone).log_text().contains("panicked"),
+        "{}",
+        cluster.member(alone).log_tail()
+    );
     assert!(block_on(write).expect("the call does not panic").is_err());
     // What it promised before is still there.
     for i in 0..3 {
@@ -267,7 +329,10 @@ fn a_member_without_a_quorum_stops_within_the_bound_too() {
         .map(|i| {
             let mut kv = rpc.kv.clone();
             runtime().spawn(async move {
-                let mut request = Request::new(PutRequest { key: format!("open-{i}").into(), ..PutRequest::default() });
+                let mut request = Request::new(PutRequest {
+                    key: format!("open-{i}").into(),
+                    ..PutRequest::default()
+                });
                 request.set_timeout(Duration::from_secs(60));
                 kv.put(request).await
             })
@@ -280,7 +345,9 @@ fn a_member_without_a_quorum_stops_within_the_bound_too() {
     println!("stopped after {:?}", began.elapsed());
     assert_eq!(exit.code(), Some(0), "{}", cluster.member(alone).log_tail());
     for write in open {
-        let status = block_on(write).expect("the call does not panic").expect_err("nobody could commit it");
+        let status = block_on(write)
+            .expect("the call does not panic")
+            .expect_err("nobody could commit it");
         assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
     }
     let ended = block_on(read_events(&mut replies, &mut Vec::new(), None)).expect("it ends");

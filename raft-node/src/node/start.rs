@@ -70,7 +70,11 @@ struct Opened {
 fn open(config: &Config, mut data_dir: DataDir, logger: &Logger) -> Result<Opened, StartError> {
     let damaged = |why: String| StartError::new(Cause::DamagedLog, format!("{} {why}", Cause::DamagedLog.phrase()));
     let mut log = RocksLog::open(&data_dir.raft).map_err(damaged)?;
-    let arriving = log.recovered().install_intent.as_ref().map(|intent| intent.directory.clone());
+    let arriving = log
+        .recovered()
+        .install_intent
+        .as_ref()
+        .map(|intent| intent.directory.clone());
     let state_directory = StateDirectory::open(&data_dir.kv, RocksOptions::default(), arriving.as_deref())
         .map_err(|why| StartError::new(Cause::Unusable, format!("cannot use {why}")))?;
     if let Some(intent) = log.recovered().install_intent.clone() {

@@ -72,7 +72,8 @@ pub fn unary(channel: &Channel, path: &'static str, body: Vec<u8>) -> Result<Vec
     let mut grpc = Grpc::new(channel.clone());
     let call = async move {
         grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
-        grpc.unary(Request::new(body), PathAndQuery::from_static(path), RawCodec).await
+        grpc.unary(Request::new(body), PathAndQuery::from_static(path), RawCodec)
+            .await
     };
     let answer = block_on(async { tokio::time::timeout(CALL_WITHIN, call).await });
     answer
