@@ -43,6 +43,7 @@ use crate::{
     limits,
     log::{EntryId, Log, LogReader},
     peer::{PeerNet, PeerSink, ReceivedSnapshot},
+    priority,
     replica::{Input, Output, Replica, Role, Standing, Time},
     state_directory::StateDirectory,
     status::{Proposals, Queue, Reads, State, Status, Timings},
@@ -204,6 +205,7 @@ struct RaftThread<R: LogReader> {
 
 impl<R: LogReader> RaftThread<R> {
     fn run(mut self) {
+        priority::go_first();
         while !*self.stopping.borrow() {
             self.turn();
         }

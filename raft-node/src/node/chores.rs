@@ -176,7 +176,7 @@ async fn scrub_files(node: Arc<Node>, scrub: impl Fn() -> Result<(), String> + S
         if let Ok(Err(damage)) = tokio::task::spawn_blocking(move || scrub()).await {
             error!(node.logger, "a file is damaged: this member stops"; "damage" => &damage);
             node.published.fatal.send_replace(Some(format!(
-                "a file is damaged: {damage}. Remove this member's data directory and add it again; the others are not affected"
+                "a file is damaged: {damage}. Keep a copy of the directory and replace the member; the others are not affected"
             )));
             return;
         }
