@@ -919,7 +919,11 @@ fn clients_that_never_read_cost_little_and_hold_nobody_up() {
     }
     write_large(&rpc, 1_000);
     let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
-    println!("{} KiB resident; without anybody watching, 100 MB more bring {} KiB", before >> 10, grown >> 10);
+    println!(
+        "{} KiB resident; without anybody watching, 100 MB more bring {} KiB",
+        before >> 10,
+        grown >> 10
+    );
     before += grown;
     let all = |watch_id| {
         let request = WatchCreateRequest {
@@ -975,28 +979,16 @@ fn clients_that_never_read_cost_little_and_hold_nobody_up() {
         assert_eq!(stream.next().await.events.len(), 1);
     });
     drop(idle);
+    a_thousand_idle_watches(&cluster, &rpc);
     assert_serves(&rpc);
 }
 
 /// Each may hold one message for its client, which is one revision at least: here 20 KB.
-const UNREAD: usize = 1_000;
-
-#[test]
-fn a_thousand_watches_of_the_same_keys_that_nobody_reads_cost_little() {
-    let cluster = Cluster::start(Kind::Dipper, 1, &[]);
-    let rpc = Rpc::connect(cluster.client_url(0));
-    let fill = || {
-        for i in 0..1_000 {
-            let ops = (0..20).map(|j| {
-                op(OpRequest::RequestPut(PutRequest {
-                    value: noise(i * 20 + j, 1_000).into(),
-                    ..put(&format!("key-{j}"))
-                }))
-            });
-            call!(rpc, kv.txn(txn(ops.collect()))).expect("a txn");
-        }
-    };
-    fill();
+fn a_thousand_idle_watches(cluster: &Cluster, rpc: &Rpc) {
+    const UNREAD: usize = 1_000;
+    wait_until("the other watches are gone", Duration::from_secs(20), || {
+        open_watches(cluster) == 0.0
+    });
     let before = resident_bytes(cluster.pid(0));
     let idle = block_on(async {
         let mut streams = Vec::new();
@@ -1016,19 +1008,26 @@ fn a_thousand_watches_of_the_same_keys_that_nobody_reads_cost_little() {
         streams
     });
     wait_until("all watches are open", Duration::from_secs(60), || {
-        open_watches(&cluster) >= UNREAD as f64
+        open_watches(cluster) >= UNREAD as f64
     });
     let began = Instant::now();
-    fill();
+    for i in 0..1_000 {
+        let ops = (0..20).map(|j| {
+            op(OpRequest::RequestPut(PutRequest {
+                value: noise(i * 20 + j, 1_000).into(),
+                ..put(&format!("key-{j}"))
+            }))
+        });
+        call!(rpc, kv.txn(txn(ops.collect()))).expect("a txn");
+    }
     let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
     println!(
         "{UNREAD} watches that nobody reads, over 20 MB of events in {:?}: {} KiB",
         began.elapsed(),
         grown >> 10
     );
-    assert_serves(&rpc);
-    drop(idle);
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
+    drop(idle);
 }
 
 /// A call that is answered later.
