@@ -142,8 +142,12 @@ fn a_leader_stopped_under_load_hands_over_and_loses_nothing() {
     }
     println!("{texts:#?}");
     assert!(acknowledged.len() > 100, "hardly any load: {}", acknowledged.len());
-    // Those on the stopped member fail while it is away; a handed-over leadership fails nobody else's.
-    let elsewhere = failed.iter().filter(|status| status.code() != tonic::Code::Unavailable);
+    // Those on the stopped member fail while it is away, where the connection is, or in hyper's words when it closes
+    // just as a request is about to leave; a handed-over leadership fails nobody else's.
+    let is_local = |status: &Status| status.message() == "operation was canceled";
+    let elsewhere = failed
+        .iter()
+        .filter(|status| status.code() != tonic::Code::Unavailable && !is_local(status));
     assert_eq!(elsewhere.count(), 0, "{texts:#?}");
     for i in 0..3 {
         assert_has_all(&cluster, i, &acknowledged);
