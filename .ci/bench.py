@@ -167,7 +167,7 @@ def main():
                     extra = []
                     if needs_keys:
                         fill(options.load, cluster)
-                        extra = ["--limit", "100", "--key-space-size", str(KEYS)]
+                        extra = ["--limit", "100", "!", "~"]
                     result = load(options.load, cluster, arguments + extra, options.seconds)
                     result.update(system=name, load=load_name, rss_mb=cluster.rss_mb(), busy_before=round(share, 3))
                 finally:
