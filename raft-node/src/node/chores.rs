@@ -78,7 +78,7 @@ async fn publish_member(node: Arc<Node>, publish: PublishMember) {
 /// Keeps `retention` of history: the leader compacts to the revision of that long ago.
 async fn compact(node: Arc<Node>, retention: Duration) {
     // As etcd: ten samples a period, and a compaction every period but at least every hour.
-    let sample_every = (retention / 10).clamp(Duration::from_millis(10), Duration::from_secs(6 * 60));
+    let sample_every = (retention / 10).clamp(Duration::from_millis(10), Duration::from_mins(6));
     let mut samples: VecDeque<(Instant, i64)> = VecDeque::new();
     let mut ticks = interval(sample_every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -104,7 +104,7 @@ async fn compact(node: Arc<Node>, retention: Duration) {
             .await
         {
             Ok(_) => {
-                info!(node.logger, "compacted history"; "revision" => revision, "retention" => format!("{retention:?}"))
+                info!(node.logger, "compacted history"; "revision" => revision, "retention" => format!("{retention:?}"));
             }
             Err(error) => warn!(node.logger, "cannot compact history now"; "revision" => revision, "error" => %error),
         }

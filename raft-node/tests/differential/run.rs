@@ -342,7 +342,7 @@ impl Pair {
         for fault in oracle.log.faults.drain(..) {
             println!("note: the oracle's watch stream {slot}: {fault}");
         }
-        found.extend(subject.log.faults.drain(..));
+        found.append(&mut subject.log.faults);
         if !found.is_empty() {
             // What follows on this stream would only repeat it.
             self.oracle.streams[slot] = None;

@@ -57,9 +57,8 @@ impl Side {
     /// Asks one member, without rotation.
     pub async fn ask(&self, mut rpc: Rpc, request: &Request) -> Result<Answer, Status> {
         Ok(match request.clone() {
-            Request::Range(range) => Answer::Range(within(rpc.kv.range(range)).await?),
             Request::RangeStream(range) if self.has_range_stream => Answer::Range(range_stream(rpc, range).await?),
-            Request::RangeStream(range) => Answer::Range(within(rpc.kv.range(range)).await?),
+            Request::Range(range) | Request::RangeStream(range) => Answer::Range(within(rpc.kv.range(range)).await?),
             Request::Put(put) => Answer::Put(within(rpc.kv.put(put)).await?),
             Request::DeleteRange(delete) => Answer::DeleteRange(within(rpc.kv.delete_range(delete)).await?),
             Request::Txn(txn) => Answer::Txn(within(rpc.kv.txn(txn)).await?),
@@ -103,6 +102,8 @@ impl Side {
     }
 }
 
+// By value, as `unwrap_or_else` gives it.
+#[allow(clippy::needless_pass_by_value)]
 pub fn refused(status: Status) -> Answer {
     Answer::Refused {
         code: status.code() as i32,
