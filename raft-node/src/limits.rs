@@ -47,6 +47,9 @@ pub const WRITES_IN_FLIGHT_MAX: usize = 1;
 pub const READS_ASKED_MAX: usize = 4;
 /// A question to the leader without a word is asked again, with a new id.
 pub const READ_RETRY: Duration = Duration::from_millis(200);
+/// A forwarded write whose leader leads no more waits this long for that member's word. A living one says what
+/// became of it within a round trip; this is long enough for a loaded machine.
+pub const FORMER_LEADER_SILENCE: Duration = Duration::from_secs(1);
 /// Leases that one entry ends.
 pub const LEASES_EXPIRED_PER_TURN_MAX: usize = 1_000;
 
@@ -72,8 +75,10 @@ pub const SUPERSEDED_KEPT: Duration = Duration::from_mins(1);
 pub const ANSWER_GRACE: Duration = Duration::from_millis(500);
 /// A request with a deadline ends this much earlier, or a tenth of its time: its client must hear why.
 pub const ANSWER_BEFORE_DEADLINE: Duration = Duration::from_millis(100);
-/// A graceful stop takes no longer; what is not drained then is cut.
+/// A graceful stop takes no longer, whatever hangs.
 pub const STOP_MAX: Duration = Duration::from_secs(5);
+/// Of that, what requests get to end well; then they end with an error. The rest is for syncs and flushes.
+pub const STOP_DRAIN: Duration = Duration::from_secs(3);
 /// How long a stopping leader waits for another one.
 pub const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// Threads for reads that may touch the disk.
@@ -190,7 +195,7 @@ pub const RESET_STREAMS_MAX: usize = 1_000;
 /// What a request may be larger on the wire than max-request-bytes: etcd's allowance for gRPC's own framing.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// Bytes in one message of a RangeStream: large enough to be cheap, small enough for 1,000 slow readers.
-pub const RANGE_CHUNK_BYTES: usize = 512 << 10;
+pub const RANGE_CHUNK_BYTES: usize = 128 << 10;
 /// HTTP/2 receive window of one request: the largest common request in one round trip.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// HTTP/2 receive window of one connection: requests in flight that nobody has read yet.

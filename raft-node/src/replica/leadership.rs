@@ -21,8 +21,7 @@ impl<W, R: LogReader> Replica<W, R> {
         if leader != 0 {
             self.standing.leader_changes += 1;
         }
-        let failed = self.pending.lost(|to| to != leader, &Error::TimeoutDueToLeaderFail);
-        self.fail(failed);
+        self.pending.doubt(leader, self.now);
         self.standing.reads_asked_again += self.reads.ask_again() as u64;
         if leader == self.id {
             self.lessor.promote(self.now);

@@ -59,7 +59,9 @@ impl<W, R: LogReader> Replica<W, R> {
     fn request(&mut self, now: Time, from: u64, request: PeerRequest) {
         let question = match request.body {
             Some(RequestBody::Forward(forward)) => {
-                if self.leads() && !forward.commands.is_empty() {
+                // A command of a kind that this build does not know would stop every member that applies it.
+                let is_known = forward.commands.iter().all(|command| command.op.is_some());
+                if self.leads() && is_known && !forward.commands.is_empty() {
                     self.from_peers.push_back((from, request.id, forward.commands));
                 } else {
                     self.not_done(from, request.id, false);

@@ -162,6 +162,7 @@ impl<W, R: LogReader> Replica<W, R> {
         self.now = self.now.max(now);
         match input {
             Input::Tick => self.tick(),
+            Input::GiveUp => self.expire(Time::MAX),
             Input::Propose {
                 command,
                 waiter,
@@ -321,22 +322,31 @@ impl<W, R: LogReader> Replica<W, R> {
         self.raw.raft.set_randomized_election_timeout(timeout);
         self.raw.tick();
         self.watch_disk();
+        self.expire(self.now);
+        let before = self.now.saturating_sub(limits::READ_RETRY);
+        self.standing.reads_asked_again += self.reads.ask_again_if(|_| false, before) as u64;
+        let failed = self
+            .pending
+            .expire_doubted(self.now.saturating_sub(limits::FORMER_LEADER_SILENCE));
+        self.fail(failed);
+    }
+
+    /// Ends what has a deadline up to `now`.
+    fn expire(&mut self, now: Time) {
         let unsent = if self.leader() == 0 {
             Error::NoLeader
         } else {
             Error::Timeout
         };
-        let failed = self.pending.expire(self.now, &unsent);
+        let failed = self.pending.expire(now, &unsent);
         self.fail(failed);
-        let failed = self.reads.expire(self.now, self.leader() == 0);
+        let failed = self.reads.expire(now, self.leader() == 0);
         self.answers.extend(
             failed
                 .into_iter()
                 .map(|(waiter, error)| (waiter, Answer::Failed(error))),
         );
-        let before = self.now.saturating_sub(limits::READ_RETRY);
-        self.standing.reads_asked_again += self.reads.ask_again_if(|_| false, before) as u64;
-        for (_, waiter, _) in self.moves.extract_if(.., |(_, _, deadline)| *deadline <= self.now) {
+        for (_, waiter, _) in self.moves.extract_if(.., |(_, _, deadline)| *deadline <= now) {
             self.answers.push((waiter, Answer::Failed(Error::Timeout)));
         }
     }
@@ -442,7 +452,7 @@ impl<W, R: LogReader> Replica<W, R> {
     fn unreachable(&mut self, member: u64) {
         self.raw.report_unreachable(member);
         self.unheard = member;
-        let failed = self.pending.lost(|to| to == member, &Error::TimeoutDueToConnectionLost);
+        let failed = self.pending.lost(member);
         self.fail(failed);
         self.standing.reads_asked_again += self.reads.ask_again_if(|to| to == member, Time::ZERO) as u64;
     }

@@ -61,6 +61,10 @@ const PENDING: &[(&str, &str)] = &[
         "none: only etcd's Go client makes it, when its own context ends",
     ),
     ("Canceled", "none: a client that has canceled hears nothing any more"),
+    (
+        "DeadlineExceeded",
+        "none: gRPC itself ends a call at its client's deadline, on both sides",
+    ),
 ];
 
 /// Which crates of the tree a crate may depend on, tests aside.
