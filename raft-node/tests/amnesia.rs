@@ -78,9 +78,7 @@ fn a_whole_cluster_that_lost_one_directory_refuses_it_after_a_common_start() {
     cluster.restart(1);
     let said = refusal(&mut cluster, 2);
     assert!(said.contains(Cause::Amnesia.phrase()), "{said}");
-    cluster
-        .await_ready(Duration::from_secs(60))
-        .expect("two of three serve");
+    cluster.await_ready(Duration::from_mins(1)).expect("two of three serve");
     for survivor in 0..2 {
         put_on(&cluster, survivor, "after");
         let read = Rpc::connect(cluster.client_url(survivor))

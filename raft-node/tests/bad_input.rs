@@ -1013,7 +1013,7 @@ fn a_thousand_idle_watches(cluster: &Cluster, rpc: &Rpc) {
         }
         streams
     });
-    wait_until("all watches are open", Duration::from_secs(60), || {
+    wait_until("all watches are open", Duration::from_mins(1), || {
         open_watches(cluster) >= UNREAD as f64
     });
     let began = Instant::now();
@@ -1044,7 +1044,7 @@ fn later<T: Send + 'static>(
 }
 
 fn outcome<T>(call: tokio::task::JoinHandle<Result<T, Status>>) -> Result<T, Status> {
-    let outcome = block_on(async { tokio::time::timeout(Duration::from_secs(60), call).await });
+    let outcome = block_on(async { tokio::time::timeout(Duration::from_mins(1), call).await });
     outcome.expect("an answer in time").expect("the call does not panic")
 }
 

@@ -296,7 +296,7 @@ fn a_second_signal_stops_at_once() {
             key: "never".into(),
             ..PutRequest::default()
         });
-        request.set_timeout(Duration::from_secs(60));
+        request.set_timeout(Duration::from_mins(1));
         kv.put(request).await
     });
     thread::sleep(Duration::from_millis(300));
@@ -321,7 +321,7 @@ fn a_second_signal_stops_at_once() {
     for i in 0..3 {
         cluster.restart(i);
     }
-    cluster.await_ready(Duration::from_secs(60)).expect("they come back");
+    cluster.await_ready(Duration::from_mins(1)).expect("they come back");
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn a_member_without_a_quorum_stops_within_the_bound_too() {
                     key: format!("open-{i}").into(),
                     ..PutRequest::default()
                 });
-                request.set_timeout(Duration::from_secs(60));
+                request.set_timeout(Duration::from_mins(1));
                 kv.put(request).await
             })
         })
@@ -362,7 +362,7 @@ fn a_member_without_a_quorum_stops_within_the_bound_too() {
     for i in 0..3 {
         cluster.restart(i);
     }
-    cluster.await_ready(Duration::from_secs(60)).expect("they come back");
+    cluster.await_ready(Duration::from_mins(1)).expect("they come back");
     assert_eq!(rpc.get(b"acknowledged").expect("a read").kvs.len(), 1);
 }
 

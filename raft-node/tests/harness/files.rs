@@ -13,7 +13,7 @@ use std::{
 use crate::harness::{member::Member, rpc::Rpc};
 
 /// A start that has decided nothing after this long is a failure.
-const DECIDES_WITHIN: Duration = Duration::from_secs(60);
+const DECIDES_WITHIN: Duration = Duration::from_mins(1);
 
 /// Copies a directory with everything in it; the copy is its owner's alone, as a member demands.
 pub fn copy_tree(from: &Path, to: &Path) {
