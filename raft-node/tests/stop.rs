@@ -38,8 +38,11 @@ const WRITERS: usize = 16;
 /// Writers in closed loops on one member each, until told to stop: what was acknowledged, and what failed how.
 struct Load {
     stop: Arc<AtomicBool>,
-    writers: Vec<thread::JoinHandle<(BTreeMap<String, i64>, Vec<Status>)>>,
+    writers: Vec<thread::JoinHandle<Written>>,
 }
+
+/// What one writer was told: acknowledged keys with their revisions, and failures.
+type Written = (BTreeMap<String, i64>, Vec<Status>);
 
 impl Load {
     fn on(cluster: &Cluster) -> Load {
