@@ -21,8 +21,7 @@ impl<W, R: LogReader> Replica<W, R> {
         if leader != 0 {
             self.standing.leader_changes += 1;
         }
-        let failed = self.pending.lost(|to| to != leader, &Error::TimeoutDueToLeaderFail);
-        self.fail(failed);
+        self.pending.doubt_all_but(leader, self.now);
         self.standing.reads_asked_again += self.reads.ask_again() as u64;
         if leader == self.id {
             self.lessor.promote(self.now);
@@ -55,13 +54,13 @@ impl<W, R: LogReader> Replica<W, R> {
         }
         let expire = LeaseExpire {
             term: self.raw.raft.term,
-            ids,
+            ids: ids.clone(),
         };
         let command = Command {
             op: Some(Op::LeaseExpire(expire)),
         };
         if self.append(vec![vec![command]]).is_none() {
-            self.lessor.expiry_failed();
+            self.lessor.expiry_refused(&ids);
         }
     }
 

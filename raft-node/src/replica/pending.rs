@@ -16,6 +16,7 @@ use prost::Message as _;
 use proto::{Error, node::Command};
 
 use super::Time;
+use crate::limits;
 
 /// A client's write that nobody has been sent yet.
 pub struct Waiting<W> {
@@ -26,6 +27,9 @@ pub struct Waiting<W> {
 
 struct Forwarded<W> {
     to: u64,
+    at: Time,
+    /// Another member leads since then: `to` may have died without a word.
+    doubted: Option<Time>,
     /// With its position in the request, which stays when a neighbour's deadline passes.
     writes: Vec<(usize, Waiting<W>)>,
 }
@@ -108,19 +112,22 @@ impl<W> Pending<W> {
     }
 
     /// Writes are on their way to the leader.
-    pub fn forwarded(&mut self, request: u64, to: u64, writes: Vec<Waiting<W>>) {
+    pub fn forwarded(&mut self, request: u64, to: u64, at: Time, writes: Vec<Waiting<W>>) {
         self.forwarded.insert(
             request,
             Forwarded {
                 to,
+                at,
+                doubted: None,
                 writes: writes.into_iter().enumerate().collect(),
             },
         );
     }
 
-    /// How many requests are on their way to the leader.
-    pub fn forwards(&self) -> usize {
-        self.forwarded.len()
+    /// How many requests are on their way to the leader and may still be answered soon.
+    pub fn forwards(&self, now: Time) -> usize {
+        let is_fresh = |forwarded: &&Forwarded<W>| now.saturating_sub(forwarded.at) < limits::FORWARD_PATIENCE;
+        self.forwarded.values().filter(is_fresh).count()
     }
 
     /// The leader put the writes of a request into the entry (index, term), from `offset` on.
@@ -145,7 +152,19 @@ impl<W> Pending<W> {
         }
     }
 
-    /// What was on its way to `to` (or to anybody but `to`, when that leads now) has no word any more.
+    /// `leader` leads from now on (nobody, if 0). Whoever led before still answers what it was asked, if it
+    /// lives: its word is waited for a little while, so that a planned change of leader fails no write.
+    pub fn doubt_all_but(&mut self, leader: u64, now: Time) {
+        for forwarded in self.forwarded.values_mut() {
+            forwarded.doubted = if forwarded.to == leader {
+                None
+            } else {
+                forwarded.doubted.or(Some(now))
+            };
+        }
+    }
+
+    /// Nothing more will come of what was on its way to a member.
     pub fn lost(&mut self, lost: impl Fn(u64) -> bool, error: &Error) -> Vec<Failed<W>> {
         let requests: Vec<u64> = self
             .forwarded
@@ -214,6 +233,15 @@ impl<W> Pending<W> {
                 .extract_if(.., |(_, write)| write.deadline <= now)
                 .collect();
             failed.extend(fail(late, &Error::Timeout));
+        }
+        let given_up = |since: Time| now.saturating_sub(since) >= limits::FORWARD_PATIENCE;
+        for forwarded in self
+            .forwarded
+            .values_mut()
+            .filter(|forwarded| forwarded.doubted.is_some_and(given_up))
+        {
+            let lost = std::mem::take(&mut forwarded.writes);
+            failed.extend(fail(lost, &Error::TimeoutDueToLeaderFail));
         }
         self.forwarded.retain(|_, forwarded| !forwarded.writes.is_empty());
         for writes in self.sent.values_mut() {
