@@ -44,8 +44,8 @@ pub(crate) fn apply<E: Engine>(writer: &mut Writer<'_, E>, request: &TxnRequest)
     choose(&*writer, request, &mut path);
     let has_lease = |id| writer.registry.leases.contains_key(&id);
     let state = (writer.state.revision, writer.state.compact_revision);
-    check(&*writer, state, &has_lease, request, &mut path.iter())?;
-    measure(writer, request, &mut path.iter())?;
+    check(&*writer, state, &has_lease, request, &path)?;
+    measure(writer, request, &path)?;
     let mut reply = run(writer, request, &mut path.into_iter())?;
     reply.header = header(writer.revision());
     Ok(reply)
@@ -60,7 +60,7 @@ pub(crate) fn read_only<E: Engine>(view: &View<E>, request: &TxnRequest) -> Resu
         (view.revision(), view.compact_revision()),
         &|_| false,
         request,
-        &mut path.iter(),
+        &path,
     )?;
     let mut reply = TxnResponse {
         header: header(view.revision()),
@@ -169,23 +169,39 @@ fn wanted(union: Option<&TargetUnion>, is_kind: impl Fn(&TargetUnion) -> bool) -
     }
 }
 
+/// Refuses what cannot be done before anything of it is: all puts on the path first, then all ranges, as etcd.
 fn check<R: Rows>(
     rows: &R,
     (revision, compact_revision): (i64, i64),
     has_lease: &dyn Fn(i64) -> bool,
     request: &TxnRequest,
+    path: &[bool],
+) -> Result<(), Error> {
+    walk_path(request, &mut path.iter(), &mut |op| match op {
+        Request::RequestPut(put) => check_put(rows, has_lease, put),
+        _ => Ok(()),
+    })?;
+    walk_path(request, &mut path.iter(), &mut |op| match op {
+        Request::RequestRange(range) if range.revision > revision => Err(Error::FutureRev),
+        Request::RequestRange(range) if range.revision != 0 && range.revision < compact_revision => {
+            Err(Error::Compacted)
+        }
+        _ => Ok(()),
+    })
+}
+
+/// Visits the operations of the branches taken, nested ones in their place.
+fn walk_path(
+    request: &TxnRequest,
     path: &mut std::slice::Iter<'_, bool>,
+    visit: &mut dyn FnMut(&Request) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let succeeded = *path.next().expect("the path has a step for every transaction on it");
     for op in branch(request, succeeded) {
         match &op.request {
-            Some(Request::RequestRange(range)) if range.revision > revision => return Err(Error::FutureRev),
-            Some(Request::RequestRange(range)) if range.revision != 0 && range.revision < compact_revision => {
-                return Err(Error::Compacted);
-            }
-            Some(Request::RequestPut(put)) => check_put(rows, has_lease, put)?,
-            Some(Request::RequestTxn(txn)) => check(rows, (revision, compact_revision), has_lease, txn, path)?,
-            _ => {}
+            Some(Request::RequestTxn(txn)) => walk_path(txn, path, visit)?,
+            Some(op) => visit(op)?,
+            None => {}
         }
     }
     Ok(())
@@ -202,22 +218,13 @@ fn check_put<R: Rows>(rows: &R, has_lease: &dyn Fn(i64) -> bool, put: &PutReques
 }
 
 /// Refuses a transaction whose ranges would answer too much, while nothing is written yet.
-fn measure<E: Engine>(
-    writer: &Writer<'_, E>,
-    request: &TxnRequest,
-    path: &mut std::slice::Iter<'_, bool>,
-) -> Result<(), Error> {
-    let succeeded = *path.next().expect("the path has a step for every transaction on it");
-    for op in branch(request, succeeded) {
-        match &op.request {
-            Some(Request::RequestRange(range)) if !range.range_end.is_empty() && !range.count_only => {
-                read(writer, range, REPLY_BYTES_MAX)?;
-            }
-            Some(Request::RequestTxn(txn)) => measure(writer, txn, path)?,
-            _ => {}
+fn measure<E: Engine>(writer: &Writer<'_, E>, request: &TxnRequest, path: &[bool]) -> Result<(), Error> {
+    walk_path(request, &mut path.iter(), &mut |op| match op {
+        Request::RequestRange(range) if !range.range_end.is_empty() && !range.count_only => {
+            read(writer, range, REPLY_BYTES_MAX).map(drop)
         }
-    }
-    Ok(())
+        _ => Ok(()),
+    })
 }
 
 /// Runs a transaction's branch. Everything that can fail was looked at before.

@@ -130,7 +130,8 @@ impl<E: Engine> View<E> {
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
         let at = range::at(revision, self.revision(), self.compact_revision())?;
         let sum = self.unless_forgotten(at, hash::sum_of_rows(&self.snapshot, at))?;
-        let hash_revision = if revision <= 0 { self.revision() } else { revision };
+        // As etcd: what was asked for, and 0 is now.
+        let hash_revision = if revision == 0 { self.revision() } else { revision };
         Ok(HashKv {
             hash: hash::folded(sum),
             compact_revision: self.compact_revision(),

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod node;
 pub mod open_files;
 pub mod peer;
+pub mod priority;
 pub mod replica;
 pub mod state_directory;
 pub mod status;

@@ -65,7 +65,7 @@ pub const SLOW_APPLY: Duration = Duration::from_millis(100);
 /// A request that is worth a line in the log with its phases; etcd warns of unary requests from there on.
 pub const SLOW_REQUEST: Duration = Duration::from_millis(300);
 /// How long the files of a replaced state stay for readers that still hold it.
-pub const SUPERSEDED_KEPT: Duration = Duration::from_secs(60);
+pub const SUPERSEDED_KEPT: Duration = Duration::from_mins(1);
 
 /// What a request's answer may take from the raft thread back to its connection.
 pub const ANSWER_GRACE: Duration = Duration::from_millis(500);
@@ -90,7 +90,7 @@ pub const FREE_DISK_BYTES_MIN: u64 = 256 << 20;
 /// The first check of all files' checksums comes this long after the start, when clients have been served.
 pub const SCRUB_AFTER: Duration = Duration::from_secs(30);
 /// Files are checked again this often: the time a flipped bit in a cold block may stay unseen.
-pub const SCRUB_EVERY: Duration = Duration::from_secs(6 * 60 * 60);
+pub const SCRUB_EVERY: Duration = Duration::from_hours(6);
 
 // Configuration and data directory.
 /// etcd's own upper bound: beyond it a cluster without a leader looks dead to every client.
@@ -195,7 +195,7 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Largest HTTP/2 frame that is accepted: fewer frames for large requests.
 pub const FRAME_BYTES_MAX: u32 = 1 << 20;
 /// Server pings on an idle connection, as etcd's.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_hours(2);
 /// How long a ping's answer may take, as etcd's.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The accept loop's pause after an error such as "too many open files": it would spin otherwise.

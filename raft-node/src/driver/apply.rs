@@ -238,6 +238,7 @@ impl ApplyThread {
         self.unflushed_bytes = 0;
         let view = self.store.view();
         let leases = view.lease_rows().iter().map(|lease| (lease.id, lease.ttl)).collect();
+        self.published.engine.store(Arc::new(self.store.engine().clone()));
         self.published.view.store(Arc::clone(&view));
         self.published.watchers.published(&view);
         self.published.flushed.store(at.index, Ordering::Relaxed);

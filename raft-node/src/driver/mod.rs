@@ -43,6 +43,7 @@ use crate::{
     limits,
     log::{EntryId, Log, LogReader},
     peer::{PeerNet, PeerSink, ReceivedSnapshot},
+    priority,
     replica::{Input, Output, Replica, Role, Standing, Time},
     state_directory::StateDirectory,
     status::{Proposals, Queue, Reads, State, Status, Timings},
@@ -54,6 +55,8 @@ pub type View = kv::View<RocksEngine>;
 
 /// What the threads publish and everybody reads.
 pub struct Published {
+    /// The engine of the state that counts; a snapshot brings another one.
+    pub engine: ArcSwap<RocksEngine>,
     pub view: ArcSwap<View>,
     pub status: ArcSwap<Status>,
     pub leader: watch::Sender<u64>,
@@ -69,9 +72,10 @@ pub struct Published {
 }
 
 impl Published {
-    pub fn new(view: Arc<View>, status: Status) -> Self {
+    pub fn new(engine: RocksEngine, view: Arc<View>, status: Status) -> Self {
         let watchers = Watchers::new(view.revision());
         Self {
+            engine: ArcSwap::from_pointee(engine),
             view: ArcSwap::new(view),
             status: ArcSwap::from_pointee(status),
             leader: watch::Sender::new(0),
@@ -201,6 +205,7 @@ struct RaftThread<R: LogReader> {
 
 impl<R: LogReader> RaftThread<R> {
     fn run(mut self) {
+        priority::go_first();
         while !*self.stopping.borrow() {
             self.turn();
         }

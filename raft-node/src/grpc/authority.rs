@@ -207,6 +207,7 @@ fn joined(codes: &[Code]) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fmt::Write as _;
 
     /// `:method POST`, `:scheme http`, `:path /a`, `:authority`, and a field behind it.
     fn block(authority: &[u8], huffman: u8) -> Vec<u8> {
@@ -225,9 +226,9 @@ mod tests {
     fn huffman(codes: &[Code]) -> Vec<u8> {
         let mut bits = String::new();
         for (code, length) in codes {
-            bits += &format!("{code:0width$b}", width = *length as usize);
+            write!(bits, "{code:0width$b}", width = *length as usize).unwrap();
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         bits.as_bytes()

@@ -21,7 +21,7 @@ use super::{
     pulled::{Pulled, Source},
 };
 use crate::{
-    limits::{BLOCKING_RETRY, GRPC_OVERHEAD_BYTES, WATCH_CATCH_UP_BYTES, WATCH_PAGE_BYTES},
+    limits::{BLOCKING_RETRY, GRPC_OVERHEAD_BYTES, WATCH_CATCH_UP_BYTES, WATCH_PAGE_BYTES, WATCHES_MAX},
     watchers::Stream,
 };
 use kv::{Compacted, EventsPage};
@@ -30,7 +30,7 @@ use proto::{
     etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion, watch_server},
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     future::ready,
     sync::Arc,
     time::Duration,
@@ -65,6 +65,8 @@ pub struct Session<M: Member> {
     ending: Ending,
     stream: Arc<Stream>,
     cursors: HashMap<i64, Cursor>,
+    /// Watches that a compaction ended: as in etcd their ids stay taken until the client cancels them.
+    compacted: HashSet<i64>,
     /// Ids of watches that are behind; ids that are not, or are gone, are skipped.
     behind: VecDeque<i64>,
     outbox: VecDeque<WatchResponse>,
@@ -116,6 +118,7 @@ impl<M: Member> Session<M> {
             ending,
             stream: Arc::default(),
             cursors: HashMap::new(),
+            compacted: HashSet::new(),
             behind: VecDeque::new(),
             outbox: VecDeque::new(),
             next_id: 0,
@@ -177,13 +180,16 @@ impl<M: Member> Session<M> {
         if request.start_revision < 0 {
             return Err(Error::Compacted.text().to_owned());
         }
+        if self.compacted.len() >= WATCHES_MAX {
+            return Err(Error::RequestTooManyRequests.text().to_owned());
+        }
         let range = requested_range(request);
         if range.is_empty() {
             return Err("mvcc: watcher range is empty".to_owned());
         }
         let watch_id = match request.watch_id {
             0 => self.unused_id(),
-            asked if self.cursors.contains_key(&asked) => {
+            asked if self.is_taken(asked) => {
                 return Err("mvcc: duplicate watch ID provided on the WatchStream".to_owned());
             }
             asked => asked,
@@ -198,17 +204,24 @@ impl<M: Member> Session<M> {
     }
 
     fn unused_id(&mut self) -> i64 {
-        while self.cursors.contains_key(&self.next_id) {
+        while self.is_taken(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
         self.next_id - 1
     }
 
+    fn is_taken(&self, watch_id: i64) -> bool {
+        self.cursors.contains_key(&watch_id) || self.compacted.contains(&watch_id)
+    }
+
     /// An id that is not known gets no answer.
     fn cancel(&mut self, watch_id: i64) {
-        if let Some(cursor) = self.cursors.remove(&watch_id) {
+        let cursor = self.cursors.remove(&watch_id);
+        if let Some(cursor) = &cursor {
             cursor.close(self.context.member.watchers());
+        }
+        if cursor.is_some() || self.compacted.remove(&watch_id) {
             let response = self.response(watch_id, self.context.member.view().revision());
             self.outbox.push_back(WatchResponse {
                 canceled: true,
@@ -272,6 +285,7 @@ impl<M: Member> Session<M> {
     fn cancel_compacted(&mut self, watch_id: i64, Compacted { compact_revision }: Compacted) {
         if let Some(cursor) = self.cursors.remove(&watch_id) {
             cursor.close(self.context.member.watchers());
+            self.compacted.insert(watch_id);
         }
         let response = self.response(watch_id, 0);
         self.outbox.push_back(WatchResponse {

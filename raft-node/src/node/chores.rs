@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use kv::{RocksEngine, engine::Engine as _};
+use kv::engine::Engine as _;
 use proto::{
     etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, alarm_request::AlarmAction},
     node::{Command, PublishMember, command::Op},
@@ -23,7 +23,7 @@ use super::Node;
 use crate::{config::Config, limits, log::rocks::RocksReader};
 
 /// Starts all chores; they end with the runtime.
-pub fn start(runtime: &Runtime, node: &Arc<Node>, config: &Config, engine: RocksEngine, log: RocksReader) {
+pub fn start(runtime: &Runtime, node: &Arc<Node>, config: &Config, log: RocksReader) {
     let publish = PublishMember {
         id: node.identity.member_id,
         name: config.name.clone(),
@@ -38,10 +38,13 @@ pub fn start(runtime: &Runtime, node: &Arc<Node>, config: &Config, engine: Rocks
         runtime.spawn(compact(Arc::clone(node), retention));
     }
     runtime.spawn(watch_space(Arc::clone(node), config.data_dir.clone()));
-    runtime.spawn(measure(Arc::clone(node), engine.clone()));
-    runtime.spawn(scrub_files(Arc::clone(node), move || {
-        log.verify_checksums().and_then(|()| engine.verify_checksums())
-    }));
+    runtime.spawn(measure(Arc::clone(node)));
+    let published = Arc::clone(&node.published);
+    let scrub = move || {
+        log.verify_checksums()
+            .and_then(|()| published.engine.load().verify_checksums())
+    };
+    runtime.spawn(scrub_files(Arc::clone(node), scrub));
 }
 
 async fn publish_member(node: Arc<Node>, publish: PublishMember) {
@@ -75,7 +78,7 @@ async fn publish_member(node: Arc<Node>, publish: PublishMember) {
 /// Keeps `retention` of history: the leader compacts to the revision of that long ago.
 async fn compact(node: Arc<Node>, retention: Duration) {
     // As etcd: ten samples a period, and a compaction every period but at least every hour.
-    let sample_every = (retention / 10).clamp(Duration::from_millis(10), Duration::from_secs(6 * 60));
+    let sample_every = (retention / 10).clamp(Duration::from_millis(10), Duration::from_mins(6));
     let mut samples: VecDeque<(Instant, i64)> = VecDeque::new();
     let mut ticks = interval(sample_every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,7 +104,7 @@ async fn compact(node: Arc<Node>, retention: Duration) {
             .await
         {
             Ok(_) => {
-                info!(node.logger, "compacted history"; "revision" => revision, "retention" => format!("{retention:?}"))
+                info!(node.logger, "compacted history"; "revision" => revision, "retention" => format!("{retention:?}"));
             }
             Err(error) => warn!(node.logger, "cannot compact history now"; "revision" => revision, "error" => %error),
         }
@@ -173,7 +176,7 @@ async fn scrub_files(node: Arc<Node>, scrub: impl Fn() -> Result<(), String> + S
         if let Ok(Err(damage)) = tokio::task::spawn_blocking(move || scrub()).await {
             error!(node.logger, "a file is damaged: this member stops"; "damage" => &damage);
             node.published.fatal.send_replace(Some(format!(
-                "a file is damaged: {damage}. Remove this member's data directory and add it again; the others are not affected"
+                "a file is damaged: {damage}. Keep a copy of the directory and replace the member; the others are not affected"
             )));
             return;
         }
@@ -182,11 +185,12 @@ async fn scrub_files(node: Arc<Node>, scrub: impl Fn() -> Result<(), String> + S
 }
 
 /// Keeps the size of the state's files at hand for Status and metrics.
-async fn measure(node: Arc<Node>, engine: RocksEngine) {
+async fn measure(node: Arc<Node>) {
     let mut ticks = interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
-        node.disk_bytes.store(engine.disk_bytes(), Ordering::Relaxed);
+        node.disk_bytes
+            .store(node.published.engine.load().disk_bytes(), Ordering::Relaxed);
     }
 }
 

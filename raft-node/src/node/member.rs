@@ -93,21 +93,13 @@ impl Member for Node {
     }
 
     async fn lease_renew(&self, id: i64, deadline: Instant) -> Result<i64, Error> {
-        seconds(
-            self.question(deadline, |waiter, deadline| Input::LeaseRenew { id, waiter, deadline })
-                .await?,
-        )
+        let ask = |waiter, deadline| Input::LeaseRenew { id, waiter, deadline };
+        self.question(deadline, ask).await.map(seconds)
     }
 
     async fn lease_remaining(&self, id: i64, deadline: Instant) -> Result<i64, Error> {
-        seconds(
-            self.question(deadline, |waiter, deadline| Input::LeaseRemaining {
-                id,
-                waiter,
-                deadline,
-            })
-            .await?,
-        )
+        let ask = |waiter, deadline| Input::LeaseRemaining { id, waiter, deadline };
+        self.question(deadline, ask).await.map(seconds)
     }
 
     async fn move_leader(&self, target: u64, deadline: Instant) -> Result<(), Error> {
@@ -122,9 +114,9 @@ impl Member for Node {
     }
 }
 
-fn seconds(answer: Answer) -> Result<i64, Error> {
+fn seconds(answer: Answer) -> i64 {
     match answer {
-        Answer::Lease(seconds) => Ok(seconds),
+        Answer::Lease(seconds) => seconds,
         other => unreachable!("a lease question is answered with seconds, not with {other:?}"),
     }
 }

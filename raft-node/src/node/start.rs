@@ -10,15 +10,18 @@ use arc_swap::ArcSwapOption;
 use kv::{LogEntry, RocksEngine, RocksOptions, Store};
 use proto::node::{Member, Membership};
 use slog::{Logger, info, warn};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    runtime::Runtime,
+    sync::{Semaphore, watch},
+};
 
 use super::{Node, Running, bind, request_limits};
 use crate::{
     config::Config,
     data_dir::{DataDir, DataDirLock, Expected, Incarnation, KnownPeers},
-    driver::{Driver, DriverParts, Published, Reply, Sink},
+    driver::{Driver, DriverParts, Published, RaftInbox, Reply, Sink},
     error::{Cause, StartError},
-    grpc::{Identity, RpcCounters, serve},
+    grpc::{Identity, RpcCounters, ServerHandle, serve},
     http, ids,
     inbox::Inbox,
     limits,
@@ -165,96 +168,24 @@ fn run(
     lock: DataDirLock,
     logger: &Logger,
 ) -> Result<Running, StartError> {
-    let clock = Instant::now();
-    let Opened {
-        data_dir,
-        log,
-        store,
-        state_directory,
-    } = opened;
-    let (engine, reader) = (store.engine().clone(), log.reader());
-    let first_status = Status {
-        cluster_id: identity.cluster_id,
-        member_id: identity.member_id,
-        torn_tail_cut_bytes: log.recovered().torn_tail_cut,
-        ..Status::default()
-    };
-    let published = Arc::new(Published::new(store.view(), first_status));
-    let inbox = Arc::new(Inbox::new("raft", limits::RAFT_INBOX_MAX));
-    let replica = replica(config, identity, &log, &store, logger);
-    let sink = Sink {
-        inbox: Arc::clone(&inbox),
-        published: Arc::clone(&published),
-        state_directory: state_directory.clone(),
-        member: config.member_id(),
-    };
-    let peer_config = peer_config(config, identity, data_dir, &state_directory, listeners.peer, &published);
-    let io = |what: &'static str| {
-        move |error: String| StartError::new(Cause::Unusable, format!("cannot use {what}: {error}"))
-    };
-    let peers = Arc::new(PeerNet::start(peer_config, logger.clone(), sink).map_err(io("peer streams"))?);
-    let client_addresses = listeners
-        .client
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok())
-        .collect();
-    let driver = Driver::start(DriverParts {
-        replica,
-        log,
-        store,
-        state_directory,
-        published: Arc::clone(&published),
-        inbox: Arc::clone(&inbox),
-        peers: Arc::clone(&peers),
-        clock,
-        snapshot_count: config.snapshot_count,
-        first_checkpoint: seconds_since_epoch() << 20,
-        logger: logger.clone(),
-    })
-    .map_err(|error| io("threads")(error.to_string()))?;
+    let reader = opened.log.reader();
+    let core = Core::start(config, identity, opened, listeners.peer, logger)?;
     let background = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_name("background")
         .enable_all()
         .build()
-        .map_err(|error| io("threads")(error.to_string()))?;
-    let counters = Arc::new(RpcCounters::default());
-    let node = Arc::new(Node {
-        identity,
-        limits: request_limits(config),
-        inbox,
-        clock,
-        published,
-        stopping: watch::Sender::new(false),
-        disk_full: watch::Sender::new(false),
-        disk_bytes: AtomicU64::new(0),
-        // Unique over restarts and members: time in the high bits, member in the middle ones.
-        lease_ids: AtomicU64::new((seconds_since_epoch() << 31) ^ ((identity.member_id & 0xffff) << 15)),
-        blocking: background.handle().clone(),
-        blocking_places: Arc::new(Semaphore::new(limits::BLOCKING_WAITING_MAX)),
-        peers: Arc::clone(&peers),
-        counters: Arc::clone(&counters),
-        logger: logger.clone(),
-    });
-    let traffic = Arc::new(ArcSwapOption::empty());
-    let source = super::facts::Source {
-        node: Arc::clone(&node),
-        traffic: Arc::clone(&traffic),
-    };
-    let router = http::router(source);
-    let threads = std::thread::available_parallelism()
-        .map_or(1, std::num::NonZero::get)
-        .min(limits::GRPC_THREADS_MAX);
-    let server = serve(Arc::clone(&node), counters, listeners.client, router.clone(), threads)
-        .map_err(|error| io("the client listeners")(error.to_string()))?;
-    traffic.store(Some(Arc::clone(server.traffic())));
-    for listener in listeners.metrics {
-        let mut stopping = node.stopping.subscribe();
-        let stop = async move { drop(stopping.wait_for(|stopping| *stopping).await) };
-        background.spawn(http::serve_metrics(listener, router.clone(), stop));
-    }
-    super::chores::start(&background, &node, config, engine, reader);
+        .map_err(|error| unusable("threads", &error))?;
+    let node = Arc::new(core.node(config, identity, &background, logger));
+    let addresses = listeners
+        .client
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok());
+    let client_addresses = addresses.collect();
+    let server = serve_clients(&node, &background, listeners.client, listeners.metrics)?;
+    super::chores::start(&background, &node, config, reader);
+    let (driver, peers) = (core.driver, core.peers);
     Ok(Running {
         node,
         server,
@@ -264,6 +195,122 @@ fn run(
         client_addresses,
         _lock: lock,
     })
+}
+
+/// The threads that make a member, before anybody is served.
+struct Core {
+    driver: Driver,
+    peers: Arc<PeerNet>,
+    published: Arc<Published>,
+    inbox: Arc<RaftInbox>,
+    clock: Instant,
+}
+
+impl Core {
+    fn start(
+        config: &Config,
+        identity: Identity,
+        opened: Opened,
+        listeners: Vec<TcpListener>,
+        logger: &Logger,
+    ) -> Result<Self, StartError> {
+        let clock = Instant::now();
+        let Opened {
+            data_dir,
+            log,
+            store,
+            state_directory,
+        } = opened;
+        let first_status = Status {
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
+            torn_tail_cut_bytes: log.recovered().torn_tail_cut,
+            ..Status::default()
+        };
+        let published = Arc::new(Published::new(store.engine().clone(), store.view(), first_status));
+        let inbox = Arc::new(Inbox::new("raft", limits::RAFT_INBOX_MAX));
+        let replica = replica(config, identity, &log, &store, logger);
+        let sink = Sink {
+            inbox: Arc::clone(&inbox),
+            published: Arc::clone(&published),
+            state_directory: state_directory.clone(),
+            member: config.member_id(),
+        };
+        let peer_config = peer_config(config, identity, data_dir, &state_directory, listeners, &published);
+        let peers = PeerNet::start(peer_config, logger.clone(), sink).map_err(|why| unusable("peer streams", &why))?;
+        let peers = Arc::new(peers);
+        let driver = Driver::start(DriverParts {
+            replica,
+            log,
+            store,
+            state_directory,
+            published: Arc::clone(&published),
+            inbox: Arc::clone(&inbox),
+            peers: Arc::clone(&peers),
+            clock,
+            snapshot_count: config.snapshot_count,
+            first_checkpoint: seconds_since_epoch() << 20,
+            logger: logger.clone(),
+        })
+        .map_err(|error| unusable("threads", &error))?;
+        Ok(Self {
+            driver,
+            peers,
+            published,
+            inbox,
+            clock,
+        })
+    }
+
+    fn node(&self, config: &Config, identity: Identity, background: &Runtime, logger: &Logger) -> Node {
+        Node {
+            identity,
+            limits: request_limits(config),
+            inbox: Arc::clone(&self.inbox),
+            clock: self.clock,
+            published: Arc::clone(&self.published),
+            stopping: watch::Sender::new(false),
+            disk_full: watch::Sender::new(false),
+            disk_bytes: AtomicU64::new(0),
+            // Unique over restarts and members: time in the high bits, member in the middle ones.
+            lease_ids: AtomicU64::new((seconds_since_epoch() << 31) ^ ((identity.member_id & 0xffff) << 15)),
+            blocking: background.handle().clone(),
+            blocking_places: Arc::new(Semaphore::new(limits::BLOCKING_WAITING_MAX)),
+            peers: Arc::clone(&self.peers),
+            counters: Arc::new(RpcCounters::default()),
+            logger: logger.clone(),
+        }
+    }
+}
+
+fn serve_clients(
+    node: &Arc<Node>,
+    background: &Runtime,
+    client: Vec<TcpListener>,
+    metrics: Vec<TcpListener>,
+) -> Result<ServerHandle, StartError> {
+    let traffic = Arc::new(ArcSwapOption::empty());
+    let source = super::facts::Source {
+        node: Arc::clone(node),
+        traffic: Arc::clone(&traffic),
+    };
+    let router = http::router(source);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = cores.min(limits::GRPC_THREADS_MAX);
+    let counters = Arc::clone(&node.counters);
+    let server = serve(Arc::clone(node), counters, client, router.clone(), threads)
+        .map_err(|error| unusable("the client listeners", &error))?;
+    traffic.store(Some(Arc::clone(server.traffic())));
+    for listener in metrics {
+        let mut stopping = node.stopping.subscribe();
+        let stop = async move { drop(stopping.wait_for(|stopping| *stopping).await) };
+        background.spawn(http::serve_metrics(listener, router.clone(), stop));
+    }
+    Ok(server)
+}
+
+fn unusable(what: &str, why: &dyn std::fmt::Display) -> StartError {
+    StartError::new(Cause::Unusable, format!("cannot use {what}: {why}"))
 }
 
 fn replica(

@@ -197,6 +197,7 @@ impl PeerNet {
         let thread = thread::Builder::new()
             .name("peer".into())
             .spawn(move || {
+                crate::priority::go_first();
                 runtime.block_on(serve(shared, listeners, peers_changed, orders_taken));
                 runtime.shutdown_timeout(limits::PEER_STOP);
             })

@@ -20,6 +20,7 @@ mod peers;
 mod pending;
 mod reads;
 mod ready;
+#[allow(clippy::module_inception)]
 mod replica;
 mod snapshot;
 mod storage;

@@ -56,7 +56,7 @@ pub fn limits() -> Limits {
         max_txn_ops: 128,
         max_request_bytes: 1_572_864,
         quota_bytes: Some(2 << 30),
-        progress_interval: Duration::from_secs(600),
+        progress_interval: Duration::from_mins(10),
         request_timeout: Duration::from_secs(7),
         require_leader_after: Duration::from_millis(100),
     }

@@ -34,6 +34,8 @@ fn all() -> RangeRequest {
     }
 }
 
+/// As the field holds it.
+#[allow(clippy::unnecessary_wraps)]
 fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader {
         cluster_id: CLUSTER,
