@@ -25,6 +25,7 @@ fn main() -> io::Result<()> {
         .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
         .build_client(env::var_os("CARGO_FEATURE_CLIENT").is_some())
         .build_transport(false)
+        .codec_path("crate::codec::FittingBuffers")
         .out_dir(out)
         .compile_fds_with_config(files, prost)
 }

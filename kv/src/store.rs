@@ -297,6 +297,11 @@ fn decode(entry: &LogEntry) -> CommandBatch {
         entry.index,
         batch.version
     );
+    assert!(
+        batch.commands.iter().all(|command| command.op.is_some()),
+        "entry {} was written by a newer dipper: it holds a command of a kind that this build does not know",
+        entry.index
+    );
     batch
 }
 

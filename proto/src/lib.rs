@@ -3,6 +3,8 @@
 //!
 //! Not here: behaviour. Messages are data; the state machine is `kv`.
 
+#[cfg(any(feature = "server", feature = "client"))]
+pub mod codec;
 pub mod error;
 pub mod range;
 

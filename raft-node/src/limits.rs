@@ -26,6 +26,10 @@ pub const LOG_CACHE_BYTES: usize = 32 << 20;
 /// Entries between two truncations of the log.
 pub const TRUNCATE_STEP: u64 = 1_000;
 
+/// After a snapshot has arrived the log is kept this long for its receiver to install it and catch up: opening
+/// 100 GB takes seconds, and half a minute of log is no burden.
+pub const SNAPSHOT_SETTLES_IN: Duration = Duration::from_secs(30);
+
 /// Writes that wait for a leader. An election at full load stays far below it.
 pub const PROPOSALS_WAITING_MAX: usize = 20_000;
 pub const PROPOSALS_WAITING_BYTES_MAX: usize = 64 << 20;
@@ -37,8 +41,7 @@ pub const READS_WAITING_MAX: usize = 50_000;
 pub const READ_ROUNDS_MAX: usize = 2;
 /// Forwarded requests at once; each carries what arrived while the ones before were on their way.
 pub const FORWARDS_MAX: usize = 2;
-/// A forwarded request without a word keeps its place this long; its writes wait on for their deadlines. After a
-/// change of leader it is given up then: the old one, if it lives, has answered long before.
+/// A forwarded request without a word keeps its place this long; its writes wait on for their deadlines.
 pub const FORWARD_PATIENCE: Duration = Duration::from_millis(500);
 /// Batches that a leader writes at once: one is synced while the next one gathers.
 pub const WRITES_IN_FLIGHT_MAX: usize = 1;
@@ -46,6 +49,9 @@ pub const WRITES_IN_FLIGHT_MAX: usize = 1;
 pub const READS_ASKED_MAX: usize = 4;
 /// A question to the leader without a word is asked again, with a new id.
 pub const READ_RETRY: Duration = Duration::from_millis(200);
+/// A forwarded write whose leader leads no more waits this long for that member's word. A living one says what
+/// became of it within a round trip; this is long enough for a loaded machine.
+pub const FORMER_LEADER_SILENCE: Duration = Duration::from_secs(1);
 /// Leases that one entry ends.
 pub const LEASES_EXPIRED_PER_TURN_MAX: usize = 1_000;
 
@@ -69,8 +75,12 @@ pub const SUPERSEDED_KEPT: Duration = Duration::from_mins(1);
 
 /// What a request's answer may take from the raft thread back to its connection.
 pub const ANSWER_GRACE: Duration = Duration::from_millis(500);
-/// A graceful stop takes no longer; what is not drained then is cut.
+/// A request with a deadline ends this much earlier, or a tenth of its time: its client must hear why.
+pub const ANSWER_BEFORE_DEADLINE: Duration = Duration::from_millis(100);
+/// A graceful stop takes no longer, whatever hangs.
 pub const STOP_MAX: Duration = Duration::from_secs(5);
+/// Of that, what requests get to end well; then they end with an error. The rest is for syncs and flushes.
+pub const STOP_DRAIN: Duration = Duration::from_secs(3);
 /// How long a stopping leader waits for another one.
 pub const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// Threads for reads that may touch the disk.
@@ -187,7 +197,7 @@ pub const RESET_STREAMS_MAX: usize = 1_000;
 /// What a request may be larger on the wire than max-request-bytes: etcd's allowance for gRPC's own framing.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// Bytes in one message of a RangeStream: large enough to be cheap, small enough for 1,000 slow readers.
-pub const RANGE_CHUNK_BYTES: usize = 512 << 10;
+pub const RANGE_CHUNK_BYTES: usize = 128 << 10;
 /// HTTP/2 receive window of one request: the largest common request in one round trip.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// HTTP/2 receive window of one connection: requests in flight that nobody has read yet.

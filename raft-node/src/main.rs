@@ -5,6 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use raft_node::{
     config::{Config, Parsed},
     error::StartError,
+    limits,
     log_output::start_log,
     node,
     open_files::{check_open_files, raise_open_files},
@@ -71,21 +72,36 @@ fn start(config: &Config, logger: &Logger) -> Result<ExitCode, StartError> {
         .build()
         .map_err(|error| StartError::unusable("main".as_ref(), "starting its runtime", &error))?;
     let running = node::start(config, logger)?;
-    Ok(runtime.block_on(serve_until_stopped(running, logger)))
+    let code = runtime.block_on(serve_until_stopped(running, logger.clone()));
+    // What was not waited for still uses it, and a drop would wait for that, or panic. The process ends next.
+    std::mem::forget(runtime);
+    Ok(code)
 }
 
-async fn serve_until_stopped(running: node::Running, logger: &Logger) -> ExitCode {
+async fn serve_until_stopped(running: node::Running, logger: Logger) -> ExitCode {
     let broken = tokio::select! {
         () = stop_signal() => None,
         reason = running.broken() => Some(reason),
     };
     if let Some(reason) = broken {
-        error!(logger, "this member cannot go on"; "error" => &reason);
+        error!(&logger, "this member cannot go on"; "error" => &reason);
         eprintln!("dipper: {reason}");
+        // It has a runtime of its own, which must not be dropped on this one: the end of the process ends it.
+        std::mem::forget(running);
         return ExitCode::FAILURE;
     }
+    let told = logger.clone();
+    let stopped = tokio::spawn(async move { running.stop(&told).await });
     tokio::select! {
-        () = running.stop(logger) => ExitCode::SUCCESS,
+        stopped = stopped => {
+            stopped.expect("a panic ends the process, so it cannot be met here");
+            ExitCode::SUCCESS
+        }
+        () = tokio::time::sleep(limits::STOP_MAX) => {
+            // Whatever hangs: what was acknowledged is on disk in any case.
+            error!(logger, "not stopped in time: stopping at once");
+            ExitCode::FAILURE
+        }
         () = stop_signal() => {
             info!(logger, "told to stop a second time: stopping at once");
             ExitCode::FAILURE

@@ -1,14 +1,15 @@
 //! Where the state machine's files are, and which of them count.
 //!
 //! ```text
-//!   kv/ACTIVE              one line: the directory of the state that counts; replaced by rename
+//!   kv/ACTIVE              one line: the directory of the state that counts, and a checksum; replaced by rename
 //!   kv/state-0             the first state
 //!   kv/state-<index>-<term>  a state that came as a snapshot
 //!   kv/incoming/           files of a snapshot that is on its way here
 //!   kv/outgoing-<n>/       a checkpoint that is on its way to others
 //! ```
-//! Switching states is one rename, so a crash leaves either the old or the new one. Everything that ACTIVE
-//! does not name is removed at the next start.
+//! Switching states is one rename, so a crash leaves either the old or the new one. Everything that neither
+//! ACTIVE nor an install intent names is removed at the next start, and nothing before that is certain: an ACTIVE
+//! that is damaged, or names what is not there, is a refusal to start.
 
 use std::{
     fs::{self, File},
@@ -22,6 +23,7 @@ use crate::log::EntryId;
 
 const ACTIVE: &str = "ACTIVE";
 const FIRST: &str = "state-0";
+const INCOMING: &str = "incoming";
 
 /// The directory `kv` of a member.
 #[derive(Clone, Debug)]
@@ -31,22 +33,24 @@ pub struct StateDirectory {
 }
 
 impl StateDirectory {
-    /// Prepares `root`; removes what a crash or an earlier snapshot left behind.
-    pub fn open(root: &Path, options: RocksOptions) -> Result<Self, String> {
+    /// Prepares `root`; removes what a crash or an earlier snapshot left behind, except a state that is `arriving`:
+    /// its installation was begun and is to be finished.
+    pub fn open(root: &Path, options: RocksOptions, arriving: Option<&str>) -> Result<Self, String> {
         let directory = Self {
             root: root.to_owned(),
             options,
         };
         directory
-            .prepare()
+            .prepare(arriving)
             .map_err(|error| format!("{}: {error}", root.display()))?;
         Ok(directory)
     }
 
-    fn prepare(&self) -> io::Result<()> {
+    fn prepare(&self, arriving: Option<&str>) -> io::Result<()> {
         fs::create_dir_all(&self.root)?;
         let active = self.active()?;
-        self.remove_all_but(&[&active])?;
+        // What has arrived of a snapshot is gone on with; the landing removes what is of no use.
+        self.remove_all_but(&[&active, arriving.unwrap_or(&active), INCOMING])?;
         fs::create_dir_all(self.incoming())
     }
 
@@ -62,7 +66,7 @@ impl StateDirectory {
 
     /// Where snapshots arrive.
     pub fn incoming(&self) -> PathBuf {
-        self.root.join("incoming")
+        self.root.join(INCOMING)
     }
 
     /// Where checkpoint number `number` goes.
@@ -135,17 +139,42 @@ impl StateDirectory {
     }
 
     fn active(&self) -> io::Result<String> {
-        match fs::read_to_string(self.root.join(ACTIVE)) {
-            Ok(name) => Ok(name.trim().to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FIRST.to_owned()),
-            Err(error) => Err(error),
+        let damaged = |why: String| io::Error::other(format!("its file {ACTIVE} is damaged: {why}"));
+        let content = match fs::read(self.root.join(ACTIVE)) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.first(),
+            Err(error) => return Err(error),
+        };
+        let line = String::from_utf8(content).map_err(|_| damaged("it is not text".to_owned()))?;
+        let name = line.split(' ').next().unwrap_or_default();
+        if line != active_line(name) {
+            return Err(damaged(format!("its checksum does not match {line:?}")));
         }
+        if !self.root.join(name).is_dir() {
+            return Err(damaged(format!("it names {name}, which is not there")));
+        }
+        Ok(name.to_owned())
+    }
+
+    /// Without ACTIVE there was never a snapshot, and only the first state can be there.
+    fn first(&self) -> io::Result<String> {
+        if self.root.join(FIRST).is_dir() {
+            return Ok(FIRST.to_owned());
+        }
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            if name.to_string_lossy().starts_with("state-") {
+                let why = format!("its file {ACTIVE} is missing, but {} is there", name.display());
+                return Err(io::Error::other(why));
+            }
+        }
+        Ok(FIRST.to_owned())
     }
 
     fn activate(&self, name: &str) -> io::Result<()> {
         let written = self.root.join("ACTIVE.new");
         let mut file = File::create(&written)?;
-        writeln!(file, "{name}")?;
+        file.write_all(active_line(name).as_bytes())?;
         file.sync_all()?;
         fs::rename(written, self.root.join(ACTIVE))?;
         sync_directory(&self.root)
@@ -161,6 +190,11 @@ impl StateDirectory {
         }
         Ok(())
     }
+}
+
+/// The content of ACTIVE that names a state. Without the checksum one flipped bit could name an older state.
+pub fn active_line(name: &str) -> String {
+    format!("{name} {:08x}\n", crc32fast::hash(name.as_bytes()))
 }
 
 fn remove(directory: &Path) -> io::Result<()> {

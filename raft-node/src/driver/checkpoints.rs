@@ -17,7 +17,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// `first` numbers checkpoints across restarts: receivers resume by the number.
+    /// `first` is random, so that a number names one checkpoint of one member: receivers resume by it.
     pub fn new(state_directory: StateDirectory, first: u64) -> Self {
         let on_its_way_to = BTreeSet::new();
         Self {

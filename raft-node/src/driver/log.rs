@@ -127,8 +127,7 @@ impl<L: Log> LogThread<L> {
             leases,
         });
         self.published.installing.store(0, Ordering::Relaxed);
-        let mut status = (**self.published.status.load()).clone();
-        status.snapshots_installed += 1;
-        self.published.status.store(Arc::new(status));
+        // A count of its own: the raft thread alone stores a Status, and would overwrite it.
+        self.published.installed.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -68,6 +68,7 @@ pub struct Published {
     flushed: AtomicU64,
     log_bytes: AtomicU64,
     installing: AtomicU64,
+    installed: AtomicU64,
     slow_applies: AtomicU64,
 }
 
@@ -86,6 +87,7 @@ impl Published {
             flushed: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
             installing: AtomicU64::new(0),
+            installed: AtomicU64::new(0),
             slow_applies: AtomicU64::new(0),
         }
     }
@@ -110,7 +112,8 @@ pub struct DriverParts<L: Log> {
     pub clock: Instant,
     /// Entries between two flushes of the state.
     pub snapshot_count: u64,
-    /// Above every number that an earlier start of this member gave a checkpoint.
+    /// Random: no other start of this or another member may give a checkpoint the same number, or a receiver
+    /// would take one's files for the other's.
     pub first_checkpoint: u64,
     pub logger: Logger,
 }
@@ -347,6 +350,7 @@ impl<R: LogReader> RaftThread<R> {
             heartbeat_send_failures: self.heartbeats_dropped,
             slow_applies: self.published.slow_applies.load(Ordering::Relaxed),
             snapshot_installing: self.published.installing.load(Ordering::Relaxed) > 0,
+            snapshots_installed: self.published.installed.load(Ordering::Relaxed),
             queues: self.queues(),
             timings: self
                 .published

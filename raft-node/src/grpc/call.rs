@@ -7,6 +7,7 @@ use super::{
     counters::{Rpc, RpcCounters, Started},
     member::Member,
 };
+use crate::limits::ANSWER_BEFORE_DEADLINE;
 use proto::Error;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -50,7 +51,7 @@ impl<M: Member> Context<M> {
     /// Counts and admits a call.
     pub fn begin(&self, rpc: Rpc, metadata: &MetadataMap) -> Result<Call<'_, M>, Status> {
         let started = self.counters.start(rpc);
-        let timeout = client_timeout(metadata).unwrap_or(self.member.limits().request_timeout);
+        let timeout = client_timeout(metadata).map_or(self.member.limits().request_timeout, in_time);
         let call = Call {
             context: self,
             started,
@@ -136,6 +137,11 @@ fn client_api_version_is_served(metadata: &MetadataMap) -> bool {
     };
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     major.is_none_or(|major| major >= 3)
+}
+
+/// How long a request may wait so that its client hears the named error before its own deadline passes.
+fn in_time(timeout: Duration) -> Duration {
+    timeout.saturating_sub((timeout / 10).min(ANSWER_BEFORE_DEADLINE))
 }
 
 /// The `grpc-timeout` header: at most eight digits and a unit.

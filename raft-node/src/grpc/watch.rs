@@ -50,6 +50,10 @@ impl<M: Member> watch_server::Watch for Watch<M> {
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let call = self.0.begin(Rpc::Watch, request.metadata())?;
+        // A watch from "now" on a member that has just started would tell again what its client knows.
+        if let Err(error) = self.0.member.settled_view(call.deadline).await {
+            return Err(call.refuse(&error));
+        }
         let ending = Ending::new(&*self.0.member, call::requires_leader(request.metadata()));
         let session = Session::new(self.0.clone(), call.into_stream(), request.into_inner(), ending);
         Ok(Response::new(Pulled::new(session)))

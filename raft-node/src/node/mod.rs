@@ -149,11 +149,16 @@ impl Running {
     /// Stops within [`limits::STOP_MAX`]: everything acknowledged is on disk, and another member leads.
     pub async fn stop(self, logger: &Logger) {
         info!(logger, "stopping: no new requests are taken");
-        let deadline = tokio::time::Instant::now() + limits::STOP_MAX;
+        let give_up = tokio::time::Instant::now() + limits::STOP_DRAIN;
         self.node.hand_over(logger).await;
         self.node.stopping.send_replace(true);
+        let inbox = Arc::clone(&self.node.inbox);
+        self.background.spawn(async move {
+            tokio::time::sleep_until(give_up).await;
+            inbox.push_completion(Input::GiveUp);
+        });
         let finish = move || {
-            self.server.stop(deadline.into_std());
+            self.server.stop((give_up + limits::ANSWER_GRACE).into_std());
             self.background.shutdown_timeout(Duration::from_millis(500));
             self.driver.stop();
             drop(self.node);

@@ -70,7 +70,12 @@ struct Opened {
 fn open(config: &Config, mut data_dir: DataDir, logger: &Logger) -> Result<Opened, StartError> {
     let damaged = |why: String| StartError::new(Cause::DamagedLog, format!("{} {why}", Cause::DamagedLog.phrase()));
     let mut log = RocksLog::open(&data_dir.raft).map_err(damaged)?;
-    let state_directory = StateDirectory::open(&data_dir.kv, RocksOptions::default())
+    let arriving = log
+        .recovered()
+        .install_intent
+        .as_ref()
+        .map(|intent| intent.directory.clone());
+    let state_directory = StateDirectory::open(&data_dir.kv, RocksOptions::default(), arriving.as_deref())
         .map_err(|why| StartError::new(Cause::Unusable, format!("cannot use {why}")))?;
     if let Some(intent) = log.recovered().install_intent.clone() {
         info!(logger, "finishing the installation of a snapshot"; "index" => intent.index);
@@ -84,6 +89,9 @@ fn open(config: &Config, mut data_dir: DataDir, logger: &Logger) -> Result<Opene
             },
             &hard_state,
         );
+        // What was found at the first open does not hold any more.
+        drop(log);
+        log = RocksLog::open(&data_dir.raft).map_err(damaged)?;
     }
     let mut store = state_directory.open_store().map_err(damaged)?;
     if store.is_empty() {
@@ -249,7 +257,7 @@ impl Core {
             peers: Arc::clone(&peers),
             clock,
             snapshot_count: config.snapshot_count,
-            first_checkpoint: seconds_since_epoch() << 20,
+            first_checkpoint: random() >> 1,
             logger: logger.clone(),
         })
         .map_err(|error| unusable("threads", &error))?;

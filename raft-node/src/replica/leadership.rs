@@ -21,7 +21,7 @@ impl<W, R: LogReader> Replica<W, R> {
         if leader != 0 {
             self.standing.leader_changes += 1;
         }
-        self.pending.doubt_all_but(leader, self.now);
+        self.pending.doubt(leader, self.now);
         self.standing.reads_asked_again += self.reads.ask_again() as u64;
         if leader == self.id {
             self.lessor.promote(self.now);

@@ -13,6 +13,7 @@
 //!                 Input::Persisted
 //! ```
 
+mod config;
 mod election;
 mod leadership;
 mod lessor;
@@ -49,6 +50,8 @@ pub type Time = Duration;
 pub enum Input<W> {
     /// The clock moved on by one tick. Never more than one for a pause, however long.
     Tick,
+    /// The member stops: whoever still waits is told now that nothing will come of it here.
+    GiveUp,
     /// A client's write. Answered through [`Committed`], or with [`Answer::Failed`].
     Propose {
         command: Command,

@@ -26,6 +26,9 @@ use crate::{
 
 impl<W, R: LogReader> Replica<W, R> {
     pub(super) fn frame(&mut self, now: Time, from: u64, frame: PeerFrame) {
+        if from == self.unheard {
+            self.unheard = 0;
+        }
         match frame.body {
             Some(Body::Raft(bytes)) => self.raft_frame(now, from, &bytes),
             Some(Body::Request(request)) => self.request(now, from, request),
@@ -56,7 +59,9 @@ impl<W, R: LogReader> Replica<W, R> {
     fn request(&mut self, now: Time, from: u64, request: PeerRequest) {
         let question = match request.body {
             Some(RequestBody::Forward(forward)) => {
-                if self.leads() && !forward.commands.is_empty() {
+                // A command of a kind that this build does not know would stop every member that applies it.
+                let is_known = forward.commands.iter().all(|command| command.op.is_some());
+                if self.leads() && is_known && !forward.commands.is_empty() {
                     self.from_peers.push_back((from, request.id, forward.commands));
                 } else {
                     self.not_done(from, request.id, false);
@@ -147,7 +152,7 @@ impl<W, R: LogReader> Replica<W, R> {
     /// Sends waiting writes to the leader.
     pub(super) fn forward_waiting(&mut self) {
         let leader = self.leader();
-        if leader == 0 || leader == self.id || self.forwards_pause {
+        if leader == 0 || leader == self.id || leader == self.unheard || self.forwards_pause {
             return;
         }
         while self.pending.waiting() > 0 && self.pending.forwards(self.now()) < limits::FORWARDS_MAX {

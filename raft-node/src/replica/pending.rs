@@ -4,7 +4,7 @@
 //!   waiting ----> forwarded to the leader ----> sent: known by (index, term) ----> applied
 //!      ^  \___________ this member leads ___________/      \___ another term's entry is there: failed
 //!      |                     |
-//!      +------ NotDone ------+--- no word: outcome unknown
+//!      +------ NotDone ------+--- no word, and the leader's connection or its term is gone: outcome unknown
 //! ```
 //!
 //! A write is either waiting, and may be sent, or sent, and never sent again. Only a definite "not done"
@@ -28,8 +28,8 @@ pub struct Waiting<W> {
 struct Forwarded<W> {
     to: u64,
     at: Time,
-    /// Another member leads since then: `to` may have died without a word.
-    doubted: Option<Time>,
+    /// Since when another one than `to` leads, or nobody.
+    doubted_at: Option<Time>,
     /// With its position in the request, which stays when a neighbour's deadline passes.
     writes: Vec<(usize, Waiting<W>)>,
 }
@@ -118,7 +118,7 @@ impl<W> Pending<W> {
             Forwarded {
                 to,
                 at,
-                doubted: None,
+                doubted_at: None,
                 writes: writes.into_iter().enumerate().collect(),
             },
         );
@@ -152,24 +152,31 @@ impl<W> Pending<W> {
         }
     }
 
-    /// `leader` leads from now on (nobody, if 0). Whoever led before still answers what it was asked, if it
-    /// lives: its word is waited for a little while, so that a planned change of leader fails no write.
-    pub fn doubt_all_but(&mut self, leader: u64, now: Time) {
-        for forwarded in self.forwarded.values_mut() {
-            forwarded.doubted = if forwarded.to == leader {
-                None
-            } else {
-                forwarded.doubted.or(Some(now))
-            };
+    /// `leader` leads now: a former leader that lives still says what became of its writes, but may be gone.
+    pub fn doubt(&mut self, leader: u64, now: Time) {
+        for forwarded in self.forwarded.values_mut().filter(|forwarded| forwarded.to != leader) {
+            forwarded.doubted_at.get_or_insert(now);
         }
     }
 
-    /// Nothing more will come of what was on its way to a member.
-    pub fn lost(&mut self, lost: impl Fn(u64) -> bool, error: &Error) -> Vec<Failed<W>> {
+    /// What was on its way to a member that has led no more since `before`, without a word.
+    pub fn expire_doubted(&mut self, before: Time) -> Vec<Failed<W>> {
+        self.take_forwarded(
+            |forwarded| forwarded.doubted_at.is_some_and(|at| at <= before),
+            &Error::TimeoutDueToLeaderFail,
+        )
+    }
+
+    /// The connection to a member is gone, and with it its word on what was on its way there.
+    pub fn lost(&mut self, member: u64) -> Vec<Failed<W>> {
+        self.take_forwarded(|forwarded| forwarded.to == member, &Error::TimeoutDueToConnectionLost)
+    }
+
+    fn take_forwarded(&mut self, matches: impl Fn(&Forwarded<W>) -> bool, error: &Error) -> Vec<Failed<W>> {
         let requests: Vec<u64> = self
             .forwarded
             .iter()
-            .filter(|(_, f)| lost(f.to))
+            .filter(|(_, forwarded)| matches(forwarded))
             .map(|(request, _)| *request)
             .collect();
         requests
@@ -233,15 +240,6 @@ impl<W> Pending<W> {
                 .extract_if(.., |(_, write)| write.deadline <= now)
                 .collect();
             failed.extend(fail(late, &Error::Timeout));
-        }
-        let given_up = |since: Time| now.saturating_sub(since) >= limits::FORWARD_PATIENCE;
-        for forwarded in self
-            .forwarded
-            .values_mut()
-            .filter(|forwarded| forwarded.doubted.is_some_and(given_up))
-        {
-            let lost = std::mem::take(&mut forwarded.writes);
-            failed.extend(fail(lost, &Error::TimeoutDueToLeaderFail));
         }
         self.forwarded.retain(|_, forwarded| !forwarded.writes.is_empty());
         for writes in self.sent.values_mut() {

@@ -128,12 +128,15 @@ impl<W, R: LogReader> Replica<W, R> {
         let view = self.raw.store();
         let (first, last) = (view.truncated().index, view.last().index);
         let mut keep_from = last.saturating_sub(self.catch_up_entries);
-        if self.leads() {
-            // Members that are down count too: what they need when they come back is kept, up to the bound.
-            let slowest = self.raw.raft.prs().iter().map(|(_, p)| p.matched).min();
+        let progress = self.raw.raft.prs();
+        // Check-quorum forgets who is active several times a second, and a member may be down only for a
+        // moment: unless all of them are here, what they need to catch up stays.
+        if self.leads() && progress.iter().all(|(_, p)| p.recent_active) {
+            let slowest = progress.iter().map(|(_, p)| p.matched).min();
             keep_from = keep_from.max(slowest.unwrap_or(0).min(last));
         }
-        let in_flight = self.snapshots_in_flight.values().min().copied().unwrap_or(u64::MAX);
+        let in_flight = self.kept_for_snapshots(last);
+        let view = self.raw.store();
         let to = keep_from.min(self.flushed.index).min(in_flight);
         // In steps: a truncation is a write, and one entry is not worth it.
         if to < first + limits::TRUNCATE_STEP.min(self.catch_up_entries.max(1)) {

@@ -14,9 +14,10 @@ use proto::{
     node::{Command, CommandBatch},
 };
 use raft::{
-    Config, RawNode, StateRole,
+    RawNode, StateRole,
     eraftpb::{Entry, HardState, Message, MessageType},
 };
+
 use slog::Logger;
 
 use super::{
@@ -25,6 +26,7 @@ use super::{
     lessor::Lessor,
     pending::{Failed, Pending, Waiting},
     reads::{Asker, Question, Read, Reads},
+    snapshot::InFlight,
     storage::{LogStart, LogView},
 };
 use crate::{
@@ -54,7 +56,7 @@ pub struct Replica<W, R: LogReader> {
     pub(super) pending: Pending<W>,
     pub(super) reads: Reads<W>,
     pub(super) lessor: Lessor,
-    pub(super) snapshots_in_flight: BTreeMap<u64, u64>,
+    pub(super) snapshots_in_flight: BTreeMap<u64, InFlight>,
     pub(super) send_snapshots: Vec<(u64, EntryId, Bytes)>,
     pub(super) discard_snapshots: Vec<EntryId>,
     /// The number of the last snapshot that took the place of the log in memory, while the state does not hold it.
@@ -82,6 +84,9 @@ pub struct Replica<W, R: LogReader> {
     pub(super) hard_state: HardState,
     pub(super) announced_commit: u64,
     pub(super) last_leader: u64,
+    /// The member whose connection broke and that has not been heard since; 0 is none. If it leads, it is
+    /// probably gone, and writes wait for the next leader instead of being lost on the way to this one.
+    pub(super) unheard: u64,
     pub(super) now: Time,
 }
 
@@ -96,26 +101,7 @@ impl<W, R: LogReader> Replica<W, R> {
         // The commit index is written lazily, the applied one is a proof of it.
         start.hard_state.commit = start.hard_state.commit.max(config.applied);
         let hard_state = start.hard_state.clone();
-        let raft_config = Config {
-            id: config.id,
-            election_tick: config.election_ticks,
-            heartbeat_tick: config.heartbeat_ticks,
-            applied: config.applied,
-            max_size_per_msg: limits::APPEND_BYTES_MAX,
-            max_inflight_msgs: limits::APPENDS_IN_FLIGHT_MAX,
-            check_quorum: true,
-            pre_vote: true,
-            min_election_tick: config.election_ticks,
-            max_election_tick: stagger.upper_bound(),
-            // Its batching joins entries to a queued empty append without a look at where that one begins: after
-            // a rejection in the same turn the follower then acknowledges an entry that it does not have.
-            batch_append: false,
-            // Under load followers learn the commit index from the next append; see announce_commit.
-            skip_bcast_commit: true,
-            max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX,
-            max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_TURN_MAX,
-            ..Config::default()
-        };
+        let raft_config = config.raft(&stagger);
         let view = LogView::new(reader, start, limits::LOG_CACHE_BYTES);
         let raw = RawNode::new(&raft_config, view, &config.logger)
             .expect("the configuration was checked, and the log view answers initial_state");
@@ -156,6 +142,7 @@ impl<W, R: LogReader> Replica<W, R> {
             hard_state,
             announced_commit: 0,
             last_leader: 0,
+            unheard: 0,
             now: Time::ZERO,
         }
     }
@@ -165,6 +152,7 @@ impl<W, R: LogReader> Replica<W, R> {
         self.now = self.now.max(now);
         match input {
             Input::Tick => self.tick(),
+            Input::GiveUp => self.expire(Time::MAX),
             Input::Propose {
                 command,
                 waiter,
@@ -310,6 +298,8 @@ impl<W, R: LogReader> Replica<W, R> {
             self.standing.appends_refused += 1;
             return;
         }
+        // raft-rs's batch_append joins entries to a queued empty append without a look at where that one begins:
+        // after a rejection in the same turn the receiver would acknowledge an entry that it does not have.
         let has_gap = message
             .entries
             .first()
@@ -344,22 +334,31 @@ impl<W, R: LogReader> Replica<W, R> {
             self.raw.tick();
         }
         self.watch_disk();
+        self.expire(self.now);
+        let before = self.now.saturating_sub(limits::READ_RETRY);
+        self.standing.reads_asked_again += self.reads.ask_again_if(|_| false, before) as u64;
+        let failed = self
+            .pending
+            .expire_doubted(self.now.saturating_sub(limits::FORMER_LEADER_SILENCE));
+        self.fail(failed);
+    }
+
+    /// Ends what has a deadline up to `now`.
+    fn expire(&mut self, now: Time) {
         let unsent = if self.leader() == 0 {
             Error::NoLeader
         } else {
             Error::Timeout
         };
-        let failed = self.pending.expire(self.now, &unsent);
+        let failed = self.pending.expire(now, &unsent);
         self.fail(failed);
-        let failed = self.reads.expire(self.now, self.leader() == 0);
+        let failed = self.reads.expire(now, self.leader() == 0);
         self.answers.extend(
             failed
                 .into_iter()
                 .map(|(waiter, error)| (waiter, Answer::Failed(error))),
         );
-        let before = self.now.saturating_sub(limits::READ_RETRY);
-        self.standing.reads_asked_again += self.reads.ask_again_if(|_| false, before) as u64;
-        for (_, waiter, _) in self.moves.extract_if(.., |(_, _, deadline)| *deadline <= self.now) {
+        for (_, waiter, _) in self.moves.extract_if(.., |(_, _, deadline)| *deadline <= now) {
             self.answers.push((waiter, Answer::Failed(Error::Timeout)));
         }
     }
@@ -464,7 +463,8 @@ impl<W, R: LogReader> Replica<W, R> {
 
     fn unreachable(&mut self, member: u64) {
         self.raw.report_unreachable(member);
-        let failed = self.pending.lost(|to| to == member, &Error::TimeoutDueToConnectionLost);
+        self.unheard = member;
+        let failed = self.pending.lost(member);
         self.fail(failed);
         self.standing.reads_asked_again += self.reads.ask_again_if(|to| to == member, Time::ZERO) as u64;
     }

@@ -12,7 +12,17 @@ use raft::{
 };
 
 use super::{Time, replica::Replica};
-use crate::log::{EntryId, LogReader};
+use crate::{
+    limits,
+    log::{EntryId, LogReader},
+};
+
+/// A snapshot that a member has not caught up from.
+pub(super) struct InFlight {
+    index: u64,
+    /// When its files had arrived there.
+    sent_at: Option<Time>,
+}
 
 impl<W, R: LogReader> Replica<W, R> {
     pub(super) fn snapshot_made(&mut self, at: EntryId) {
@@ -37,7 +47,28 @@ impl<W, R: LogReader> Replica<W, R> {
                 SnapshotStatus::Failure
             },
         );
-        self.snapshots_in_flight.remove(&to);
+        let now = self.now();
+        match self.snapshots_in_flight.get_mut(&to) {
+            Some(snapshot) if ok => snapshot.sent_at = Some(now),
+            _ => drop(self.snapshots_in_flight.remove(&to)),
+        }
+    }
+
+    /// From where on the log is kept for members that have a snapshot on its way or are about to install one:
+    /// without it, entries written meanwhile would be truncated, and the next snapshot would follow this one.
+    pub(super) fn kept_for_snapshots(&mut self, last: u64) -> u64 {
+        let (now, leads, catch_up) = (self.now(), self.leads(), self.catch_up_entries);
+        let progress = self.raw.raft.prs();
+        self.snapshots_in_flight.retain(|member, snapshot| {
+            let Some(sent_at) = snapshot.sent_at else { return true };
+            let has_caught_up = progress.get(*member).is_none_or(|p| p.matched + catch_up >= last);
+            leads && !has_caught_up && now.saturating_sub(sent_at) < limits::SNAPSHOT_SETTLES_IN
+        });
+        self.snapshots_in_flight
+            .values()
+            .map(|snapshot| snapshot.index)
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     /// Separates MsgSnapshot from what leaves as a frame.
@@ -46,7 +77,8 @@ impl<W, R: LogReader> Replica<W, R> {
             return false;
         }
         let at = end_of(message);
-        self.snapshots_in_flight.insert(message.to, at.index);
+        let (index, sent_at) = (at.index, None);
+        self.snapshots_in_flight.insert(message.to, InFlight { index, sent_at });
         self.send_snapshots.push((message.to, at, encode(message)));
         true
     }

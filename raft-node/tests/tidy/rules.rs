@@ -87,6 +87,7 @@ const NAMED_BY: &[(&str, &[&str])] = &[
             "raft-node/src/tls.rs",
             "client/src",
             "proto/src/lib.rs",
+            "proto/src/codec.rs",
         ],
     ),
 ];
