@@ -18,6 +18,9 @@
 //! again). Everything else may be duplicated. Deliberately not here: damaged disks (`log_damage.rs`), files
 //! of snapshots (`peer.rs`), threads.
 
+// Simulated time never goes back.
+#![allow(clippy::unchecked_time_subtraction, clippy::match_same_arms, clippy::unused_self)]
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -1340,7 +1343,7 @@ impl World {
             key,
             value: Bytes::from(op.to_string()),
             lease,
-            prev_kv: op % 3 == 0,
+            prev_kv: op.is_multiple_of(3),
             ..Default::default()
         }
     }
