@@ -41,6 +41,8 @@ pub const READS_WAITING_MAX: usize = 50_000;
 pub const READ_ROUNDS_MAX: usize = 2;
 /// Forwarded requests at once; each carries what arrived while the ones before were on their way.
 pub const FORWARDS_MAX: usize = 2;
+/// A forwarded request without a word keeps its place this long; its writes wait on for their deadlines.
+pub const FORWARD_PATIENCE: Duration = Duration::from_millis(500);
 /// Batches that a leader writes at once: one is synced while the next one gathers.
 pub const WRITES_IN_FLIGHT_MAX: usize = 1;
 /// Questions to the leader at once; each stands for all reads that waited.

@@ -83,6 +83,10 @@ impl StateDirectory {
     pub fn take_in(&self, files: &Path, at: EntryId) -> Result<(), String> {
         let place = self.root.join(Self::name_of(at));
         let moved = (|| {
+            if self.active()? == Self::name_of(at) {
+                // A leader that did not hear of our installation sends the same again: it is in use.
+                return remove(files);
+            }
             remove(&place)?;
             fs::rename(files, &place)?;
             sync_directory(&self.root)
@@ -92,12 +96,17 @@ impl StateDirectory {
         })
     }
 
-    /// From now on the state that ends at `at` counts. The old one's files stay until [`Self::forget`].
-    pub fn switch_to(&self, at: EntryId) -> Store<RocksEngine> {
-        self.activate(&Self::name_of(at))
-            .unwrap_or_else(|error| panic!("{}: {error}", self.root.join(ACTIVE).display()));
-        self.open_store()
-            .unwrap_or_else(|why| panic!("the installed snapshot cannot be opened: {why}"))
+    /// From now on the state that ends at `at` counts; also the name of the one before, whose files stay until
+    /// [`Self::forget`].
+    pub fn switch_to(&self, at: EntryId) -> (Store<RocksEngine>, String) {
+        let switched = self
+            .active()
+            .and_then(|before| self.activate(&Self::name_of(at)).map(|()| before));
+        let before = switched.unwrap_or_else(|error| panic!("{}: {error}", self.root.join(ACTIVE).display()));
+        let store = self
+            .open_store()
+            .unwrap_or_else(|why| panic!("the installed snapshot cannot be opened: {why}"));
+        (store, before)
     }
 
     /// Finishes an installation that a crash interrupted.
@@ -113,9 +122,12 @@ impl StateDirectory {
             .map_err(|error| format!("{}: {error}", self.root.join(ACTIVE).display()))
     }
 
-    /// Removes states and checkpoints that do not count any more; nothing may read them.
-    pub fn forget(&self) -> io::Result<()> {
-        self.remove_all_but(&[&self.active()?, INCOMING])
+    /// Removes a state that does not count any more, or never did; nothing may read it.
+    pub fn forget(&self, name: &str) -> io::Result<()> {
+        if self.active()? == name {
+            return Ok(());
+        }
+        remove(&self.root.join(name))
     }
 
     /// A consistent copy of the state's files, mostly hard links.

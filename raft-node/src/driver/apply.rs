@@ -32,7 +32,7 @@ pub enum ApplyTask {
     /// Remove a checkpoint that nobody needs any more.
     Remove(PathBuf),
     /// Remove a state that arrived and is of no use.
-    Forget,
+    Forget(EntryId),
     /// Go on with the state of the snapshot that ends at this entry.
     Install(EntryId, mpsc::SyncSender<Leases>),
     Stop,
@@ -49,7 +49,7 @@ pub struct ApplyThread {
     unflushed_bytes: usize,
     asked_at: Instant,
     /// When a snapshot took the place of the state before; readers may still hold that for a moment.
-    superseded_at: Option<Instant>,
+    superseded: Vec<(Instant, String)>,
     logger: Logger,
 }
 
@@ -75,7 +75,7 @@ impl ApplyThread {
             flushed,
             unflushed_bytes: 0,
             asked_at,
-            superseded_at: None,
+            superseded: Vec::new(),
             logger,
         }
     }
@@ -103,7 +103,7 @@ impl ApplyThread {
                         drop(done.send(leases));
                     }
                     ApplyTask::Remove(directory) => self.remove(&directory),
-                    ApplyTask::Forget => self.forget(),
+                    ApplyTask::Forget(at) => self.forget(&StateDirectory::name_of(at)),
                     ApplyTask::Stop => return self.store.flush(),
                     ApplyTask::Entries(..) => {}
                 }
@@ -187,12 +187,10 @@ impl ApplyThread {
             // RocksDB flushes by itself too, when its memtables are full.
             self.report_flushed();
         }
-        if self
-            .superseded_at
-            .is_some_and(|at| at.elapsed() >= limits::SUPERSEDED_KEPT)
-        {
-            self.superseded_at = None;
-            self.forget();
+        let is_over = |(at, _): &mut (Instant, String)| at.elapsed() >= limits::SUPERSEDED_KEPT;
+        let over: Vec<_> = self.superseded.extract_if(.., is_over).collect();
+        for (_, name) in over {
+            self.forget(&name);
         }
     }
 
@@ -228,13 +226,14 @@ impl ApplyThread {
     }
 
     fn install(&mut self, at: EntryId) -> Leases {
-        self.store = self.state_directory.switch_to(at);
+        let (store, superseded) = self.state_directory.switch_to(at);
+        self.store = store;
+        self.superseded.push((Instant::now(), superseded));
         assert_eq!(
             self.store.applied().index,
             at.index,
             "a snapshot's state is not at the entry that it was sent for"
         );
-        self.superseded_at = Some(Instant::now());
         self.flushed = at.index;
         self.unflushed_bytes = 0;
         let view = self.store.view();
@@ -253,8 +252,8 @@ impl ApplyThread {
         }
     }
 
-    fn forget(&self) {
-        if let Err(error) = self.state_directory.forget() {
+    fn forget(&self, name: &str) {
+        if let Err(error) = self.state_directory.forget(name) {
             warn!(self.logger, "cannot remove a state that does not count any more"; "error" => %error);
         }
     }

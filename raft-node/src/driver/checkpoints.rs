@@ -50,9 +50,12 @@ impl Checkpoints {
         self.made_at = Some(at);
     }
 
-    /// What is sent to `to`, together with raft's message.
-    pub fn source(&mut self, to: u64, install: Bytes) -> Option<SnapshotSource> {
-        let at = self.made_at?;
+    /// What is sent to `to`, together with raft's message about the snapshot at `at`; `None` when that is
+    /// not there any more: it may have been removed in the turn in which raft decided to send it.
+    pub fn source(&mut self, to: u64, at: EntryId, install: Bytes) -> Option<SnapshotSource> {
+        if self.made_at != Some(at) {
+            return None;
+        }
         self.on_its_way_to.insert(to);
         Some(SnapshotSource {
             id: self.number,

@@ -110,16 +110,19 @@ impl<L: Log> LogThread<L> {
         let leases = switched
             .recv()
             .expect("the apply thread outlives the log thread, and answers");
-        let hard_state = install.group.hard_state.clone().unwrap_or_default();
-        self.log.reset(install.at, &hard_state);
+        let hard_state = install.group.hard_state.unwrap_or_default();
+        // The commit index may be that of entries behind the snapshot, which are not in the log yet.
+        let mut at_reset = hard_state.clone();
+        at_reset.commit = at_reset.commit.min(install.at.index);
+        self.log.reset(install.at, &at_reset);
         if !install.group.entries.is_empty() {
             self.log.write(&[LogWrite {
                 entries: install.group.entries,
-                hard_state: None,
+                hard_state: Some(hard_state),
             }]);
         }
-        self.raft.push_completion(Input::Persisted { number: install.number });
         self.raft.push_completion(Input::Installed {
+            number: install.number,
             index: install.at.index,
             leases,
         });

@@ -253,9 +253,13 @@ impl<R: LogReader> RaftThread<R> {
     fn carry_out(&mut self, output: Output<Reply>) {
         for frame in output.frames {
             let urgent = frame.lane == Lane::Urgent;
+            let forward = frame.forward();
             let sent = self.peers.send(frame.to, frame.lane, frame.frame);
-            if urgent && sent == crate::peer::Sent::Dropped {
-                self.heartbeats_dropped += 1;
+            if sent == crate::peer::Sent::Dropped {
+                self.heartbeats_dropped += u64::from(urgent);
+                if let Some(request) = forward {
+                    self.inbox.push_completion(Input::NotForwarded { request });
+                }
             }
         }
         for write in output.writes {
@@ -276,10 +280,13 @@ impl<R: LogReader> RaftThread<R> {
             self.apply
                 .push_completion(ApplyTask::Checkpoint(self.checkpoints.directory()));
         }
-        for (to, message) in output.send_snapshots {
-            if let Some(source) = self.checkpoints.source(to, message) {
+        for (to, at, message) in output.send_snapshots {
+            if let Some(source) = self.checkpoints.source(to, at, message) {
                 info!(self.logger, "sending snapshot"; "to" => format!("{to:x}"), "index" => source.index);
                 self.peers.send_snapshot(to, source);
+            } else {
+                // Without a word raft would wait for its end for ever.
+                self.inbox.push_completion(Input::SnapshotSent { to, ok: false });
             }
         }
         if let Some(install) = output.install {
@@ -287,9 +294,9 @@ impl<R: LogReader> RaftThread<R> {
             info!(self.logger, "installing snapshot"; "index" => install.at.index);
             self.log.push_completion(log::LogTask::Install(install));
         }
-        if output.discard_snapshot {
-            warn!(self.logger, "discarding a snapshot that is not news");
-            self.apply.push_completion(ApplyTask::Forget);
+        for at in output.discard_snapshots {
+            warn!(self.logger, "discarding a snapshot that is not news"; "index" => at.index);
+            self.apply.push_completion(ApplyTask::Forget(at));
         }
     }
 

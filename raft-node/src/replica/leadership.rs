@@ -54,13 +54,13 @@ impl<W, R: LogReader> Replica<W, R> {
         }
         let expire = LeaseExpire {
             term: self.raw.raft.term,
-            ids,
+            ids: ids.clone(),
         };
         let command = Command {
             op: Some(Op::LeaseExpire(expire)),
         };
         if self.append(vec![vec![command]]).is_none() {
-            self.lessor.expiry_failed();
+            self.lessor.expiry_refused(&ids);
         }
     }
 

@@ -65,7 +65,18 @@ impl Lessor {
         }
     }
 
-    /// Proposals of expiry were lost: their leases are due again.
+    /// A proposal was not taken: its leases are due again. Those of earlier ones stay expiring, for their
+    /// entries are in the log, and a renewal now would be answered and then undone.
+    pub fn expiry_refused(&mut self, ids: &[i64]) {
+        for id in ids {
+            if let Some(lease) = self.leases.get_mut(id) {
+                lease.expiring = false;
+                self.by_end.insert((lease.ends, *id));
+            }
+        }
+    }
+
+    /// This member does not lead any more: what it proposed is not its affair.
     pub fn expiry_failed(&mut self) {
         for (id, lease) in self.leases.iter_mut().filter(|(_, lease)| lease.expiring) {
             lease.expiring = false;

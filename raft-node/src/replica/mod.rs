@@ -13,6 +13,7 @@
 //!                 Input::Persisted
 //! ```
 
+mod config;
 mod election;
 mod leadership;
 mod lessor;
@@ -24,8 +25,8 @@ mod ready;
 mod replica;
 mod snapshot;
 mod storage;
-//
-// mod tests;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use bytes::Bytes;
 use kv::{LeaseChange, LogEntry};
 use proto::{
     Error,
-    node::{Command, Lane, PeerFrame},
+    node::{Command, Lane, PeerFrame, PeerRequest, peer_frame::Body, peer_request::Body as RequestBody},
 };
 
 pub use election::mix;
@@ -71,6 +72,8 @@ pub enum Input<W> {
     },
     /// A peer said something.
     Frame { from: u64, frame: PeerFrame },
+    /// A forwarded request found no way to its peer: nobody has seen it, or ever will.
+    NotForwarded { request: u64 },
     /// The connection to a peer is gone: what was on its way may be lost.
     Unreachable { member: u64 },
     /// Every [`Write`] up to this one is durable.
@@ -88,9 +91,14 @@ pub enum Input<W> {
     SnapshotSent { to: u64, ok: bool },
     /// A snapshot's files arrived and were verified; `message` is the raft message that belongs to them.
     SnapshotArrived { from: u64, message: Bytes },
-    /// State and log were replaced by the snapshot of [`Output::install`], which ends at `index`; these
-    /// leases (id, TTL) are in it. Comes after its `Persisted`.
-    Installed { index: u64, leases: Vec<(i64, i64)> },
+    /// State and log were replaced by the snapshot of [`Output::install`], which ends at `index`, and every
+    /// [`Write`] up to its `number` is durable; these leases (id, TTL) are in it. One input, because an entry
+    /// behind the snapshot must not be applied between the two halves.
+    Installed {
+        number: u64,
+        index: u64,
+        leases: Vec<(i64, i64)>,
+    },
 }
 
 /// What a turn decided. Everything in it is to be done in the order of the fields.
@@ -103,12 +111,13 @@ pub struct Output<W> {
     pub truncate: Option<EntryId>,
     /// A peer needs a snapshot: make one and say [`Input::SnapshotMade`].
     pub snapshot_wanted: bool,
-    /// Send the prepared snapshot's files to these members, with the raft message that installs them.
-    pub send_snapshots: Vec<(u64, Bytes)>,
+    /// Send the files of the snapshot that ends at the entry to these members, with the raft message that
+    /// installs them; where they are gone already, say [`Input::SnapshotSent`] with `ok: false`.
+    pub send_snapshots: Vec<(u64, EntryId, Bytes)>,
     /// Replace state and log by the snapshot that arrived, then say [`Input::Installed`].
     pub install: Option<Install>,
-    /// The snapshot that arrived last is of no use: remove its files.
-    pub discard_snapshot: bool,
+    /// Snapshots that arrived and are of no use: remove their files.
+    pub discard_snapshots: Vec<EntryId>,
 }
 
 /// A frame to a peer.
@@ -117,6 +126,19 @@ pub struct Outgoing {
     pub to: u64,
     pub lane: Lane,
     pub frame: PeerFrame,
+}
+
+impl Outgoing {
+    /// The id of the request, if the frame forwards a client's writes.
+    pub fn forward(&self) -> Option<u64> {
+        match &self.frame.body {
+            Some(Body::Request(PeerRequest {
+                id,
+                body: Some(RequestBody::Forward(_)),
+            })) => Some(*id),
+            _ => None,
+        }
+    }
 }
 
 /// A group for the log thread. Numbers rise by one.

@@ -152,14 +152,14 @@ impl<W, R: LogReader> Replica<W, R> {
     /// Sends waiting writes to the leader.
     pub(super) fn forward_waiting(&mut self) {
         let leader = self.leader();
-        if leader == 0 || leader == self.id || leader == self.unheard {
+        if leader == 0 || leader == self.id || leader == self.unheard || self.forwards_pause {
             return;
         }
-        while self.pending.waiting() > 0 && self.pending.forwards() < limits::FORWARDS_MAX {
+        while self.pending.waiting() > 0 && self.pending.forwards(self.now()) < limits::FORWARDS_MAX {
             let writes = self.pending.take_waiting(limits::ENTRY_BYTES_MAX);
             let commands = writes.iter().map(|write| write.command.clone()).collect();
             let request = self.new_request();
-            self.pending.forwarded(request, leader, writes);
+            self.pending.forwarded(request, leader, self.now(), writes);
             self.ask_peer(leader, request, RequestBody::Forward(Forward { commands }), Lane::Bulk);
         }
     }

@@ -16,6 +16,7 @@ use prost::Message as _;
 use proto::{Error, node::Command};
 
 use super::Time;
+use crate::limits;
 
 /// A client's write that nobody has been sent yet.
 pub struct Waiting<W> {
@@ -26,6 +27,7 @@ pub struct Waiting<W> {
 
 struct Forwarded<W> {
     to: u64,
+    at: Time,
     /// Since when another one than `to` leads, or nobody.
     doubted_at: Option<Time>,
     /// With its position in the request, which stays when a neighbour's deadline passes.
@@ -110,20 +112,22 @@ impl<W> Pending<W> {
     }
 
     /// Writes are on their way to the leader.
-    pub fn forwarded(&mut self, request: u64, to: u64, writes: Vec<Waiting<W>>) {
+    pub fn forwarded(&mut self, request: u64, to: u64, at: Time, writes: Vec<Waiting<W>>) {
         self.forwarded.insert(
             request,
             Forwarded {
                 to,
+                at,
                 doubted_at: None,
                 writes: writes.into_iter().enumerate().collect(),
             },
         );
     }
 
-    /// How many requests are on their way to the leader.
-    pub fn forwards(&self) -> usize {
-        self.forwarded.len()
+    /// How many requests are on their way to the leader and may still be answered soon.
+    pub fn forwards(&self, now: Time) -> usize {
+        let is_fresh = |forwarded: &&Forwarded<W>| now.saturating_sub(forwarded.at) < limits::FORWARD_PATIENCE;
+        self.forwarded.values().filter(is_fresh).count()
     }
 
     /// The leader put the writes of a request into the entry (index, term), from `offset` on.

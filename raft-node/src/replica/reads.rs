@@ -203,6 +203,8 @@ impl<W> Reads<W> {
             );
         }
         self.confirmed.retain(|_, reads| !reads.is_empty());
+        let expiring = self.expiring.extract_if(.., |(_, read)| late(read));
+        failed.extend(expiring.map(|(_, read)| (read, Error::Timeout)));
         failed
             .into_iter()
             .filter_map(|(read, error)| match read.asker {

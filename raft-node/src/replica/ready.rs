@@ -12,7 +12,7 @@ use raft::{
     eraftpb::{Entry, EntryType},
 };
 
-use super::{Committed, Output, Write, replica::Replica};
+use super::{Committed, Install, Output, Write, replica::Replica};
 use crate::{
     limits,
     log::{EntryId, LogReader, LogWrite},
@@ -38,9 +38,8 @@ impl<W, R: LogReader> Replica<W, R> {
             // A commit index alone is not worth a write: it rides with the next one.
             group.hard_state = Some(self.hard_state.clone());
         }
-        if let Some(metadata) = snapshot {
-            output.install = Some(self.install(number, &metadata, std::mem::take(&mut group)));
-        }
+        let installed = snapshot.map(|metadata| self.begin_install(number, &metadata));
+        // Entries may follow the snapshot in the same Ready.
         self.raw.mut_store().append(&group.entries);
         let committed = ready.take_committed_entries();
         let messages = ready.take_persisted_messages();
@@ -48,8 +47,9 @@ impl<W, R: LogReader> Replica<W, R> {
         self.hand_out(committed, output);
         if must_sync || !self.unpersisted.is_empty() {
             self.unpersisted.push_back((number, self.now, messages));
-            if output.install.as_ref().is_none_or(|install| install.number != number) {
-                output.writes.push(Write { number, group });
+            match installed {
+                Some(at) => output.install = Some(Install { number, at, group }),
+                None => output.writes.push(Write { number, group }),
             }
         } else {
             self.raw.on_persist_ready(number);

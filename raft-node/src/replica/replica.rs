@@ -14,9 +14,10 @@ use proto::{
     node::{Command, CommandBatch},
 };
 use raft::{
-    Config, RawNode, StateRole,
+    RawNode, StateRole,
     eraftpb::{Entry, HardState, Message, MessageType},
 };
+
 use slog::Logger;
 
 use super::{
@@ -56,8 +57,12 @@ pub struct Replica<W, R: LogReader> {
     pub(super) reads: Reads<W>,
     pub(super) lessor: Lessor,
     pub(super) snapshots_in_flight: BTreeMap<u64, InFlight>,
-    pub(super) send_snapshots: Vec<(u64, Bytes)>,
-    pub(super) discard_snapshot: bool,
+    pub(super) send_snapshots: Vec<(u64, EntryId, Bytes)>,
+    pub(super) discard_snapshots: Vec<EntryId>,
+    /// The number of the last snapshot that took the place of the log in memory, while the state does not hold it.
+    pub(super) installing: Option<u64>,
+    /// The way to the leader is closed: writes wait for the next tick before they try again.
+    pub(super) forwards_pause: bool,
     /// The last index that was handed to the apply thread.
     pub(super) handed_out: u64,
     pub(super) frames: Vec<Outgoing>,
@@ -96,24 +101,7 @@ impl<W, R: LogReader> Replica<W, R> {
         // The commit index is written lazily, the applied one is a proof of it.
         start.hard_state.commit = start.hard_state.commit.max(config.applied);
         let hard_state = start.hard_state.clone();
-        let raft_config = Config {
-            id: config.id,
-            election_tick: config.election_ticks,
-            heartbeat_tick: config.heartbeat_ticks,
-            applied: config.applied,
-            max_size_per_msg: limits::APPEND_BYTES_MAX,
-            max_inflight_msgs: limits::APPENDS_IN_FLIGHT_MAX,
-            check_quorum: true,
-            pre_vote: true,
-            min_election_tick: config.election_ticks,
-            max_election_tick: stagger.upper_bound(),
-            batch_append: true,
-            // Under load followers learn the commit index from the next append; see announce_commit.
-            skip_bcast_commit: true,
-            max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX,
-            max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_TURN_MAX,
-            ..Config::default()
-        };
+        let raft_config = config.raft(&stagger);
         let view = LogView::new(reader, start, limits::LOG_CACHE_BYTES);
         let raw = RawNode::new(&raft_config, view, &config.logger)
             .expect("the configuration was checked, and the log view answers initial_state");
@@ -133,7 +121,9 @@ impl<W, R: LogReader> Replica<W, R> {
             lessor,
             snapshots_in_flight: BTreeMap::new(),
             send_snapshots: Vec::new(),
-            discard_snapshot: false,
+            discard_snapshots: Vec::new(),
+            installing: None,
+            forwards_pause: false,
             handed_out: config.applied,
             frames: Vec::new(),
             from_peers: VecDeque::new(),
@@ -177,6 +167,10 @@ impl<W, R: LogReader> Replica<W, R> {
                 deadline,
             } => self.move_leader(target, waiter, deadline),
             Input::Frame { from, frame } => self.frame(self.now, from, frame),
+            Input::NotForwarded { request } => {
+                self.pending.not_done(request);
+                self.forwards_pause = true;
+            }
             Input::Unreachable { member } => self.unreachable(member),
             Input::Persisted { number } => self.persisted(number),
             Input::Applied { index, lease_changes } => {
@@ -189,7 +183,9 @@ impl<W, R: LogReader> Replica<W, R> {
             Input::SnapshotMade { at } => self.snapshot_made(at),
             Input::SnapshotSent { to, ok } => self.snapshot_sent(to, ok),
             Input::SnapshotArrived { from, message } => self.snapshot_arrived(self.now, from, &message),
-            Input::Installed { index, leases } => {
+            Input::Installed { number, index, leases } => {
+                self.installing = self.installing.filter(|last| *last > number);
+                self.persisted(number);
                 self.lessor.replace(&leases, self.now);
                 self.applied(index);
             }
@@ -212,9 +208,10 @@ impl<W, R: LogReader> Replica<W, R> {
             snapshot_wanted: false,
             send_snapshots: Vec::new(),
             install: None,
-            discard_snapshot: false,
+            discard_snapshots: Vec::new(),
         };
-        while self.raw.has_ready() {
+        // What follows an installation must not be written before it.
+        while self.raw.has_ready() && output.install.is_none() {
             let ready = self.raw.ready();
             self.take_ready(ready, &mut output);
         }
@@ -223,7 +220,7 @@ impl<W, R: LogReader> Replica<W, R> {
         output.truncate = self.truncate();
         output.snapshot_wanted = self.raw.store().take_snapshot_wanted().is_some();
         output.send_snapshots = std::mem::take(&mut self.send_snapshots);
-        output.discard_snapshot = std::mem::take(&mut self.discard_snapshot);
+        output.discard_snapshots = std::mem::take(&mut self.discard_snapshots);
         output.frames = std::mem::take(&mut self.frames);
         output.answers = std::mem::take(&mut self.answers);
         self.note_standing();
@@ -236,7 +233,7 @@ impl<W, R: LogReader> Replica<W, R> {
         if self.leads() {
             self.unpersisted.len() >= limits::WRITES_IN_FLIGHT_MAX
         } else {
-            self.pending.forwards() >= limits::FORWARDS_MAX
+            self.forwards_pause || self.pending.forwards(self.now) >= limits::FORWARDS_MAX
         }
     }
 
@@ -301,6 +298,16 @@ impl<W, R: LogReader> Replica<W, R> {
             self.standing.appends_refused += 1;
             return;
         }
+        // raft-rs's batch_append joins entries to a queued empty append without a look at where that one begins:
+        // after a rejection in the same turn the receiver would acknowledge an entry that it does not have.
+        let has_gap = message
+            .entries
+            .first()
+            .is_some_and(|first| first.index != message.index + 1);
+        let is_untimely = message.get_msg_type() == MessageType::MsgTimeoutNow && self.installing.is_some();
+        if has_gap || is_untimely {
+            return;
+        }
         let from = message.from;
         // Err means that the message is of no use here (an unknown sender, a dropped proposal).
         let _ = self.raw.step(message);
@@ -320,7 +327,12 @@ impl<W, R: LogReader> Replica<W, R> {
         let voters = self.voters();
         let timeout = self.stagger.timeout(self.id, &voters, self.raw.raft.term);
         self.raw.raft.set_randomized_election_timeout(timeout);
-        self.raw.tick();
+        self.forwards_pause = false;
+        if self.installing.is_none() {
+            // A member between two states cannot stand for election: raft-rs would look for unapplied entries
+            // that the snapshot has replaced.
+            self.raw.tick();
+        }
         self.watch_disk();
         self.expire(self.now);
         let before = self.now.saturating_sub(limits::READ_RETRY);

@@ -11,10 +11,10 @@ use raft::{
     eraftpb::{Message, MessageType, SnapshotMetadata},
 };
 
-use super::{Install, Time, replica::Replica};
+use super::{Time, replica::Replica};
 use crate::{
     limits,
-    log::{EntryId, LogReader, LogWrite},
+    log::{EntryId, LogReader},
 };
 
 /// A snapshot that a member has not caught up from.
@@ -76,34 +76,34 @@ impl<W, R: LogReader> Replica<W, R> {
         if message.get_msg_type() != MessageType::MsgSnapshot {
             return false;
         }
-        let index = message.get_snapshot().get_metadata().index;
-        self.snapshots_in_flight
-            .insert(message.to, InFlight { index, sent_at: None });
-        self.send_snapshots.push((message.to, encode(message)));
+        let at = end_of(message);
+        let (index, sent_at) = (at.index, None);
+        self.snapshots_in_flight.insert(message.to, InFlight { index, sent_at });
+        self.send_snapshots.push((message.to, at, encode(message)));
         true
     }
 
     /// The files of a snapshot are here and verified. raft-rs decides whether it is news.
     pub(super) fn snapshot_arrived(&mut self, now: Time, from: u64, bytes: &Bytes) {
-        let news = match Message::parse_from_bytes(bytes) {
-            Ok(message)
-                if message.from == from
-                    && message.to == self.id
-                    && message.get_msg_type() == MessageType::MsgSnapshot =>
-            {
-                self.step(now, message);
-                self.raw
-                    .snap()
-                    .is_some_and(|snapshot| snapshot.get_metadata().index > 0)
-            }
-            _ => false,
+        let Ok(message) = Message::parse_from_bytes(bytes) else {
+            return;
         };
-        if !news {
-            self.discard_snapshot = true;
+        let at = end_of(&message);
+        if message.from == from && message.to == self.id && message.get_msg_type() == MessageType::MsgSnapshot {
+            self.step(now, message);
+        }
+        let is_news = self
+            .raw
+            .snap()
+            .is_some_and(|snapshot| snapshot.get_metadata().index > 0);
+        // What is being installed is needed, also when it arrives once more.
+        if !is_news && self.installing.is_none() {
+            self.discard_snapshots.push(at);
         }
     }
 
-    pub(super) fn install(&mut self, number: u64, metadata: &SnapshotMetadata, group: LogWrite) -> Install {
+    /// From now on the log begins behind the snapshot; the state follows with `Installed`.
+    pub(super) fn begin_install(&mut self, number: u64, metadata: &SnapshotMetadata) -> EntryId {
         let at = EntryId {
             index: metadata.index,
             term: metadata.term,
@@ -112,7 +112,17 @@ impl<W, R: LogReader> Replica<W, R> {
         self.handed_out = at.index;
         let skipped = self.pending.skipped(at.index);
         self.fail(skipped);
-        Install { number, at, group }
+        self.installing = Some(number);
+        at
+    }
+}
+
+/// The last entry of the snapshot that a message announces.
+fn end_of(message: &Message) -> EntryId {
+    let metadata = message.get_snapshot().get_metadata();
+    EntryId {
+        index: metadata.index,
+        term: metadata.term,
     }
 }
 
