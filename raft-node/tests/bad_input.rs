@@ -419,27 +419,28 @@ fn nested(depth: usize) -> Vec<u8> {
     inner
 }
 
+const PATHS: [&str; 14] = [
+    "/etcdserverpb.KV/Range",
+    "/etcdserverpb.KV/RangeStream",
+    "/etcdserverpb.KV/Put",
+    "/etcdserverpb.KV/DeleteRange",
+    "/etcdserverpb.KV/Txn",
+    "/etcdserverpb.KV/Compact",
+    "/etcdserverpb.Watch/Watch",
+    "/etcdserverpb.Lease/LeaseGrant",
+    "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/etcdserverpb.Lease/LeaseTimeToLive",
+    "/etcdserverpb.Cluster/MemberList",
+    "/etcdserverpb.Maintenance/HashKV",
+    "/etcdserverpb.Maintenance/MoveLeader",
+    "/grpc.health.v1.Health/Check",
+];
+
 #[test]
 fn malformed_bodies_and_deep_nesting_end_in_errors() {
     let cluster = Cluster::start(Kind::Dipper, 1, &[]);
     let rpc = Rpc::connect(cluster.client_url(0));
     let channel = raw::channel(cluster.client_url(0));
-    const PATHS: [&str; 14] = [
-        "/etcdserverpb.KV/Range",
-        "/etcdserverpb.KV/RangeStream",
-        "/etcdserverpb.KV/Put",
-        "/etcdserverpb.KV/DeleteRange",
-        "/etcdserverpb.KV/Txn",
-        "/etcdserverpb.KV/Compact",
-        "/etcdserverpb.Watch/Watch",
-        "/etcdserverpb.Lease/LeaseGrant",
-        "/etcdserverpb.Lease/LeaseKeepAlive",
-        "/etcdserverpb.Lease/LeaseTimeToLive",
-        "/etcdserverpb.Cluster/MemberList",
-        "/etcdserverpb.Maintenance/HashKV",
-        "/etcdserverpb.Maintenance/MoveLeader",
-        "/grpc.health.v1.Health/Check",
-    ];
     let truncated = [0x0a, 0x7f, 1, 2, 3];
     let endless_varint = [0xff; 40];
     let wrong_type = [0x0d, 1, 2, 3, 4, 0x0b];
