@@ -37,7 +37,8 @@ test: ## everything that proves the product
 	$(MAKE) mutants
 	$(MAKE) lint
 	DIPPER_REQUIRE_PEERS=1 DIPPER_MUTANTS_BIN=$(CARGO_TARGET_DIR)/mutants/dipper \
-		$(CARGO) test --release --workspace -- --nocapture --test-threads=1
+		DIPPER_ETCD_35=$$(.ci/etcd-3.5) \
+		$(CARGO) test --release --workspace --no-fail-fast -- --nocapture --test-threads=1
 
 test-large: build ## one member in 1 GiB of memory with 8 GB of data (needs root and 30 GB of disk)
 	.ci/test-large $(BIN)

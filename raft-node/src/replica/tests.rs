@@ -171,14 +171,12 @@ impl Trio {
             let peer = self.peer(id);
             peer.unsynced.extend(output.writes);
             let mut is_done = true;
-            while let Some(write) = peer.unsynced.pop_front_if(|_| !peer.hangs) {
-                peer.log.write(&[write.group]);
+            while !self.peer(id).hangs
+                && let Some(write) = self.peer(id).unsynced.pop_front()
+            {
+                self.peer(id).log.write(&[write.group]);
                 is_done = false;
                 self.give(id, Input::Persisted { number: write.number });
-                if self.peer(id).hangs {
-                    break;
-                }
-                return self.turn(id);
             }
             for committed in output.committed {
                 let outcome = self.peer(id).store.apply(&[committed.entry]).remove(0);
@@ -583,7 +581,7 @@ fn max_size_per_msg_is_set() {
         for answer in trio.hold(|sent| sent.from == 3) {
             trio.deliver(answer);
         }
-        trio.settle_if(|sent| sent.to == 3 && sent.is(MessageType::MsgAppend) || sent.from == 3 || sent.to != 3);
+        trio.settle_if(|sent| sent.to != 3 || sent.from == 3 || sent.is(MessageType::MsgAppend));
     }
     assert_eq!(trio.standing(3).last_index, trio.standing(1).last_index);
     let view = trio.peer(1).replica.raw.store().entries(
