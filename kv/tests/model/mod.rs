@@ -196,26 +196,40 @@ impl Model {
         (succeeded, if succeeded { &txn.success } else { &txn.failure })
     }
 
+    /// As etcd: all puts on the path first, then all ranges.
     fn check(&self, txn: &TxnRequest, before: &Keys) -> Result<(), Error> {
-        for op in Self::branch(txn, before).1 {
-            match op.request.as_ref().unwrap() {
-                Request::RequestRange(range) if range.revision > self.revision() => return Err(Error::FutureRev),
-                Request::RequestRange(range) if range.revision != 0 && range.revision < self.compact => {
+        let mut path = vec![];
+        Self::path(txn, before, &mut path);
+        for op in &path {
+            if let Request::RequestPut(put) = op {
+                if (put.ignore_lease || put.ignore_value) && !before.contains_key(&put.key) {
+                    return Err(Error::KeyNotFound);
+                }
+                if put.lease != 0 && !self.leases.contains(&put.lease) {
+                    return Err(Error::LeaseNotFound);
+                }
+            }
+        }
+        for op in &path {
+            if let Request::RequestRange(range) = op {
+                if range.revision > self.revision() {
+                    return Err(Error::FutureRev);
+                }
+                if range.revision != 0 && range.revision < self.compact {
                     return Err(Error::Compacted);
                 }
-                Request::RequestPut(put) => {
-                    if (put.ignore_lease || put.ignore_value) && !before.contains_key(&put.key) {
-                        return Err(Error::KeyNotFound);
-                    }
-                    if put.lease != 0 && !self.leases.contains(&put.lease) {
-                        return Err(Error::LeaseNotFound);
-                    }
-                }
-                Request::RequestTxn(txn) => self.check(txn, before)?,
-                _ => {}
             }
         }
         Ok(())
+    }
+
+    fn path<'a>(txn: &'a TxnRequest, before: &Keys, path: &mut Vec<&'a Request>) {
+        for op in Self::branch(txn, before).1 {
+            match op.request.as_ref().unwrap() {
+                Request::RequestTxn(txn) => Self::path(txn, before, path),
+                request => path.push(request),
+            }
+        }
     }
 
     fn run(&mut self, txn: &TxnRequest, before: &Keys) -> TxnResponse {
