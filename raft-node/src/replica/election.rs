@@ -3,7 +3,9 @@
 //! raft-rs draws its timeout from a thread-local random source at every reset. That would make runs
 //! impossible to repeat, so the replica sets a timeout of its own before every tick:
 //!
-//!     base + base/3 * ((rank of this member among the sorted voters + term) mod n) + 0..2 ticks (seeded)
+//! ```text
+//! base + base/3 * ((rank of this member among the sorted voters + term) mod n) + 0..2 ticks (seeded)
+//! ```
 //!
 //! With base = 15 ticks of 10 ms and three voters that is 150, 200 or 250 ms. The turn moves on with the
 //! term, so a member that cannot win does not stand first for ever.
