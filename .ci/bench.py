@@ -31,12 +31,12 @@ def free_ports(count):
 class Cluster:
     """Three members of one system in a temporary directory; ends only its own processes."""
 
-    def __init__(self, binary, under=None):
+    def __init__(self, binary):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="dipper-bench-"))
         ports = free_ports(6)
         peers = ",".join(f"m{i}=http://127.0.0.1:{ports[i]}" for i in range(3))
         self.endpoints = ",".join(f"127.0.0.1:{port}" for port in ports[3:])
-        self.processes, self.traces = [], []
+        self.processes = []
         for i in range(3):
             command = [binary, "--name", f"m{i}", "--data-dir", str(self.directory / f"m{i}"),
                        "--listen-peer-urls", f"http://127.0.0.1:{ports[i]}",
