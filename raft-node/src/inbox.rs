@@ -1,6 +1,7 @@
 //! What stands between threads: a bounded queue that is drained whole.
 //!
-//! A receiver takes everything that queued while it was busy, which is where batches come from; a sender
+//! A receiver takes everything that queued while it was busy, which is where batches come from, and may say
+//! what it would rather sleep through, because waking a thread costs as much as much of the work; a sender
 //! never waits. When a queue is full the item comes back, and the caller decides: a client is refused, a
 //! peer's message is dropped. There is no unbounded way in.
 
@@ -14,44 +15,65 @@ use std::{
 
 /// A bounded multi-producer queue with one consumer.
 pub struct Inbox<T> {
-    name: &'static str,
     capacity: usize,
     items: Mutex<Items<T>>,
     arrived: Condvar,
     refused: AtomicU64,
 }
 
+/// What a consumer may sleep through: items with which it could do nothing yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Less than this weight of what came by [`Inbox::push_patiently`].
+    pub below: usize,
+    /// Everything that came by [`Inbox::push_quietly`].
+    pub is_deaf: bool,
+}
+
+impl Patience {
+    /// Whatever arrives wakes the consumer.
+    pub const NONE: Self = Self {
+        below: 1,
+        is_deaf: false,
+    };
+}
+
 struct Items<T> {
     waiting: Vec<T>,
-    /// The consumer sleeps until something arrives.
-    is_asleep: bool,
-    /// The consumer said that it can do nothing with items that come by [`Inbox::push_patiently`] now.
-    is_patient: bool,
-    /// Something else waits too.
+    /// Of those that were pushed patiently.
+    weight: usize,
+    /// One was pushed quietly.
+    is_quiet: bool,
+    /// One was pushed in another way.
     is_urgent: bool,
+    patience: Patience,
+    /// The consumer sleeps until something arrives that its patience does not cover.
+    is_asleep: bool,
+}
+
+impl<T> Items<T> {
+    fn are_due(&self) -> bool {
+        self.is_urgent || self.weight >= self.patience.below || (self.is_quiet && !self.patience.is_deaf)
+    }
 }
 
 impl<T> Inbox<T> {
-    /// An empty queue; `name` is how metrics and logs call it.
-    pub fn new(name: &'static str, capacity: usize) -> Self {
+    /// An empty queue.
+    pub fn new(capacity: usize) -> Self {
         let items = Items {
             waiting: Vec::new(),
-            is_asleep: false,
-            is_patient: false,
+            weight: 0,
+            is_quiet: false,
             is_urgent: false,
+            patience: Patience::NONE,
+            is_asleep: false,
         };
         Self {
-            name,
             capacity,
             items: Mutex::new(items),
             arrived: Condvar::new(),
             refused: AtomicU64::new(0),
         }
-    }
-
-    /// The name it was made with.
-    pub fn name(&self) -> &'static str {
-        self.name
     }
 
     /// How many items found no place.
@@ -71,13 +93,26 @@ impl<T> Inbox<T> {
 
     /// Adds an item, or gives it back when the queue is full.
     pub fn push(&self, item: T) -> Result<(), T> {
-        self.push_bounded(item, |_| true)
+        self.push_unannounced(item)?;
+        self.announce();
+        Ok(())
     }
 
-    /// As [`Self::push`], but lets the consumer sleep when it said that it is patient: something that is
-    /// already on its way will wake it, and until then it could only let the item wait.
-    pub fn push_patiently(&self, item: T) -> Result<(), T> {
-        self.push_bounded(item, |items| !items.is_patient)
+    /// As [`Self::push`], but the consumer hears of it at the next [`Self::announce`] only: whoever brings
+    /// many items one by one says so once, when there are no more for now.
+    pub fn push_unannounced(&self, item: T) -> Result<(), T> {
+        self.push_bounded(item, |items| items.is_urgent = true)
+    }
+
+    /// As [`Self::push_unannounced`], and lets a consumer sleep whose patience covers it: something that is on
+    /// its way will wake it, or enough of such items, and until then it could only let the item wait.
+    pub fn push_patiently(&self, item: T, weight: usize) -> Result<(), T> {
+        self.push_bounded(item, |items| items.weight += weight)
+    }
+
+    /// Wakes the consumer if something waits that it would want to be woken for.
+    pub fn announce(&self) {
+        self.wake(self.lock());
     }
 
     /// Adds an item whose number is bounded by its sender: a completion of work that this queue's owner
@@ -85,19 +120,24 @@ impl<T> Inbox<T> {
     pub fn push_completion(&self, item: T) {
         let mut items = self.lock();
         items.waiting.push(item);
-        Self::wake(&self.arrived, items);
+        items.is_urgent = true;
+        self.wake(items);
     }
 
-    /// Moves everything that waits into `out`; waits for the first item, but no longer than `wait`.
-    pub fn drain(&self, out: &mut Vec<T>, wait: Duration, is_patient: bool) {
+    /// As [`Self::push_completion`], for what only matters to a consumer that waits for it.
+    pub fn push_quietly(&self, item: T) {
         let mut items = self.lock();
-        items.is_patient = is_patient;
-        let may_sleep = if is_patient {
-            !items.is_urgent
-        } else {
-            items.waiting.is_empty()
-        };
-        if !wait.is_zero() && may_sleep {
+        items.waiting.push(item);
+        items.is_quiet = true;
+        self.wake(items);
+    }
+
+    /// Moves everything that waits into `out`; waits for something that `patience` does not cover, but no
+    /// longer than `wait`.
+    pub fn drain(&self, out: &mut Vec<T>, wait: Duration, patience: Patience) {
+        let mut items = self.lock();
+        items.patience = patience;
+        if !wait.is_zero() && !items.are_due() {
             items.is_asleep = true;
             items = self
                 .arrived
@@ -106,7 +146,7 @@ impl<T> Inbox<T> {
                 .0;
             items.is_asleep = false;
         }
-        items.is_urgent = false;
+        (items.weight, items.is_quiet, items.is_urgent) = (0, false, false);
         if out.is_empty() {
             std::mem::swap(&mut items.waiting, out);
         } else {
@@ -114,26 +154,26 @@ impl<T> Inbox<T> {
         }
     }
 
-    fn push_bounded(&self, item: T, wakes: impl FnOnce(&Items<T>) -> bool) -> Result<(), T> {
+    fn push_bounded(&self, item: T, note: impl FnOnce(&mut Items<T>)) -> Result<(), T> {
         let mut items = self.lock();
         if items.waiting.len() >= self.capacity {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(item);
         }
         items.waiting.push(item);
-        if wakes(&items) {
-            Self::wake(&self.arrived, items);
-        }
+        note(&mut items);
         Ok(())
     }
 
-    fn wake(arrived: &Condvar, mut items: MutexGuard<'_, Items<T>>) {
-        items.is_urgent = true;
-        // Once per sleep: the consumer takes all that waits.
-        let was_asleep = std::mem::take(&mut items.is_asleep);
+    /// Once per sleep: the consumer takes all that waits.
+    fn wake(&self, mut items: MutexGuard<'_, Items<T>>) {
+        let wakes = items.is_asleep && items.are_due();
+        if wakes {
+            items.is_asleep = false;
+        }
         drop(items);
-        if was_asleep {
-            arrived.notify_one();
+        if wakes {
+            self.arrived.notify_one();
         }
     }
 
@@ -149,16 +189,68 @@ mod tests {
 
     #[test]
     fn full_gives_back_and_drain_takes_all() {
-        let inbox = Inbox::new("test", 2);
+        let inbox = Inbox::new(2);
         assert_eq!(inbox.push(1), Ok(()));
         assert_eq!(inbox.push(2), Ok(()));
         assert_eq!(inbox.push(3), Err(3));
         inbox.push_completion(4);
         let mut out = vec![0];
-        inbox.drain(&mut out, Duration::ZERO, false);
+        inbox.drain(&mut out, Duration::ZERO, Patience::NONE);
         assert_eq!(out, [0, 1, 2, 4]);
         assert!(inbox.is_empty());
-        inbox.drain(&mut out, Duration::from_millis(1), false);
+        inbox.drain(&mut out, Duration::from_millis(1), Patience::NONE);
         assert_eq!(out.len(), 4);
+    }
+
+    #[test]
+    fn patience_covers_what_it_names_and_nothing_else() {
+        let patience = Patience {
+            below: 3,
+            is_deaf: true,
+        };
+        let is_due = |push: &dyn Fn(&Inbox<u8>)| {
+            let inbox = Inbox::new(9);
+            push(&inbox);
+            let mut items = inbox.lock();
+            items.patience = patience;
+            items.are_due()
+        };
+        let patiently = |inbox: &Inbox<u8>, weight| inbox.push_patiently(0, weight).expect("there is room");
+        assert!(!is_due(&|_| {}));
+        assert!(!is_due(&|inbox| patiently(inbox, 2)));
+        assert!(is_due(&|inbox| patiently(inbox, 3)));
+        assert!(is_due(&|inbox| {
+            patiently(inbox, 2);
+            patiently(inbox, 1);
+        }));
+        assert!(!is_due(&|inbox| inbox.push_quietly(0)));
+        assert!(is_due(&|inbox| inbox.push_completion(0)));
+        assert!(is_due(&|inbox| inbox.push(0).expect("there is room")));
+    }
+
+    #[test]
+    fn a_sleeper_wakes_for_what_is_due_and_takes_the_rest_with_it() {
+        let inbox = std::sync::Arc::new(Inbox::new(9));
+        let sleeper = std::thread::spawn({
+            let inbox = inbox.clone();
+            move || {
+                let mut out = Vec::new();
+                let patience = Patience {
+                    below: usize::MAX,
+                    is_deaf: true,
+                };
+                inbox.drain(&mut out, Duration::from_secs(60), patience);
+                out
+            }
+        });
+        while !inbox.lock().is_asleep {
+            std::thread::yield_now();
+        }
+        inbox.push_patiently(1, 1000).expect("there is room");
+        inbox.announce();
+        inbox.push_quietly(2);
+        assert!(inbox.lock().is_asleep);
+        inbox.push_completion(3);
+        assert_eq!(sleeper.join().expect("it does not panic"), [1, 2, 3]);
     }
 }

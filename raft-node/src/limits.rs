@@ -45,6 +45,15 @@ pub const FORWARDS_MAX: usize = 2;
 pub const FORWARD_PATIENCE: Duration = Duration::from_millis(500);
 /// Batches that a leader writes at once: one is synced while the next one gathers.
 pub const WRITES_IN_FLIGHT_MAX: usize = 1;
+/// A batch of this many writes is good: its cost for all is spread thin enough not to wait for more.
+pub const GATHER_WRITES: usize = 48;
+/// A leader gathers when batches have been this large: with fewer clients, waiting for more of them would only be
+/// waiting.
+pub const GATHER_FROM_WRITES: usize = 8;
+/// While it gathers, silence of this length ends it: everybody who was expected is there.
+pub const GATHER_GAP: Duration = Duration::from_millis(1);
+/// A batch follows the one before after this time at the latest: below what a busy machine adds by itself.
+pub const GATHER_MAX: Duration = Duration::from_millis(3);
 /// Questions to the leader at once; each stands for all reads that waited.
 pub const READS_ASKED_MAX: usize = 4;
 /// A question to the leader without a word is asked again, with a new id.

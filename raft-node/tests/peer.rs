@@ -45,6 +45,8 @@ impl Ear {
 }
 
 impl PeerSink for Ear {
+    fn resting(&self) {}
+
     fn frame(&self, from: u64, frame: PeerFrame) {
         self.hear(Heard::Frame(from, frame.body.unwrap()));
     }

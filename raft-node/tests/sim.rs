@@ -613,6 +613,9 @@ impl World {
         let process = self.process(index);
         process.turn_is_due = false;
         let local = now - process.born;
+        if process.replica.rest().until <= local {
+            process.inbox.push(Input::Wake);
+        }
         for input in std::mem::take(&mut process.inbox) {
             match &input {
                 Input::SnapshotMade { at } => {
@@ -639,6 +642,11 @@ impl World {
             process.wakes = process.next_tick;
             let wait = process.next_tick.saturating_sub(local);
             self.for_node(index, wait, Event::Turn(index));
+        }
+        let process = self.process(index);
+        let rest = process.replica.rest().until;
+        if rest < process.next_tick {
+            self.for_node(index, rest.saturating_sub(local), Event::Turn(index));
         }
         self.check_standing(index);
         self.carry_out(index, output);
@@ -1425,7 +1433,7 @@ impl World {
         }
         let input = input(op, self.now - born + wait);
         let process = self.process(at);
-        if process.replica.is_writing() && matches!(input, Input::Propose { .. }) {
+        if process.replica.rest().writes > 1 && matches!(input, Input::Propose { .. }) {
             // As inbox.rs does it: no turn for what could only wait.
             process.inbox.push(input);
         } else {

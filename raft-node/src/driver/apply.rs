@@ -14,7 +14,7 @@ use slog::{Logger, info, warn};
 
 use super::{Outcome, Published, RaftInbox, Reply, replies::Outcomes};
 use crate::{
-    inbox::Inbox,
+    inbox::{Inbox, Patience},
     limits,
     log::EntryId,
     replica::{Committed, Input},
@@ -83,7 +83,7 @@ impl ApplyThread {
     pub fn run(mut self) {
         let mut tasks = Vec::new();
         loop {
-            self.inbox.drain(&mut tasks, limits::FLUSHED_ASK_EVERY, false);
+            self.inbox.drain(&mut tasks, limits::FLUSHED_ASK_EVERY, Patience::NONE);
             let mut batch: Vec<Committed<Reply>> = Vec::new();
             let mut committed_at = Instant::now();
             for task in tasks.drain(..) {
@@ -156,7 +156,7 @@ impl ApplyThread {
         }
         outcomes.send();
         let index = self.store.applied().index;
-        self.raft.push_completion(Input::Applied { index, lease_changes });
+        self.raft.push_quietly(Input::Applied { index, lease_changes });
         if slowest >= limits::SLOW_REQUEST {
             let (apply, waited) = (began.elapsed(), began.saturating_duration_since(committed_at));
             warn!(self.logger, "request took long"; "took_ms" => slowest.as_millis() as u64,

@@ -17,7 +17,7 @@ use std::{
 
 use super::{ApplyTask, Published, RaftInbox};
 use crate::{
-    inbox::Inbox,
+    inbox::{Inbox, Patience},
     log::{EntryId, InstallIntent, Log, LogWrite},
     replica::{Input, Install, Write},
     state_directory::StateDirectory,
@@ -51,7 +51,7 @@ impl<L: Log> LogThread<L> {
             self.inbox.drain(
                 &mut tasks,
                 if is_marked { Duration::from_secs(1) } else { MARK_EVERY },
-                false,
+                Patience::NONE,
             );
             let is_idle = tasks.is_empty();
             let mut groups: Vec<LogWrite> = Vec::new();

@@ -7,8 +7,7 @@
 //!                            +--frames--> peers     +--View, wake-ups, replies--> grpc
 //! ```
 //! The raft thread never waits for a sync or an apply. What queued while a thread was busy is its next
-//! batch: that is all the batching there is, and no timer is part of it. Decisions are the replica's; here
-//! is only carrying out.
+//! batch. Decisions are the replica's, also that a batch is worth a moment's wait; here is only carrying out.
 
 mod apply;
 mod checkpoints;
@@ -39,12 +38,12 @@ use self::{apply::ApplyThread, checkpoints::Checkpoints, log::LogThread, replies
 use crate::{
     error::StartError,
     ids::MemberId,
-    inbox::Inbox,
+    inbox::{Inbox, Patience},
     limits,
     log::{EntryId, Log, LogReader},
     peer::{PeerNet, PeerSink, ReceivedSnapshot},
     priority,
-    replica::{Input, Output, Replica, Role, Standing, Time},
+    replica::{Input, Output, Replica, Role, Standing, Time, forwarded_writes},
     state_directory::StateDirectory,
     status::{Proposals, Queue, Reads, State, Status, Timings},
     watchers::Watchers,
@@ -128,8 +127,8 @@ pub struct Driver {
 
 impl Driver {
     pub fn start<L: Log>(parts: DriverParts<L>) -> io::Result<Self> {
-        let log_inbox = Arc::new(Inbox::new("log", usize::MAX));
-        let apply_inbox = Arc::new(Inbox::new("apply", usize::MAX));
+        let log_inbox = Arc::new(Inbox::new(usize::MAX));
+        let apply_inbox = Arc::new(Inbox::new(usize::MAX));
         let (stop, stopping) = watch::channel(false);
         let checkpoints = Checkpoints::new(parts.state_directory.clone(), parts.first_checkpoint);
         let apply = ApplyThread::new(
@@ -218,9 +217,17 @@ impl<R: LogReader> RaftThread<R> {
 
     /// Everything that happened becomes everything there is to do.
     fn turn(&mut self) {
-        let wait = self.next_tick.saturating_sub(self.clock.elapsed());
-        self.inbox.drain(&mut self.inputs, wait, self.replica.is_writing());
+        let rest = self.replica.rest();
+        let wait = self.next_tick.min(rest.until).saturating_sub(self.clock.elapsed());
+        let patience = Patience {
+            below: rest.writes,
+            is_deaf: rest.applied,
+        };
+        self.inbox.drain(&mut self.inputs, wait, patience);
         let now = self.clock.elapsed();
+        if now >= rest.until {
+            self.inputs.push(Input::Wake);
+        }
         let mut inputs = std::mem::take(&mut self.inputs);
         for input in inputs.drain(..) {
             self.note_snapshot(&input);
@@ -402,7 +409,16 @@ pub struct Sink {
 
 impl PeerSink for Sink {
     fn frame(&self, from: u64, frame: PeerFrame) {
-        drop(self.inbox.push(Input::Frame { from, frame }));
+        let writes = forwarded_writes(&frame);
+        let input = Input::Frame { from, frame };
+        drop(match writes {
+            0 => self.inbox.push_unannounced(input),
+            writes => self.inbox.push_patiently(input, writes),
+        });
+    }
+
+    fn resting(&self) {
+        self.inbox.announce();
     }
 
     fn connected(&self, _peer: u64) {}

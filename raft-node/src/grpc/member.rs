@@ -104,4 +104,6 @@ pub trait Member: Send + Sync + 'static {
     fn lease_remaining(&self, id: i64, deadline: Instant) -> impl Future<Output = Result<i64, Error>> + Send;
     /// Hands leadership to `target`, a voter, and waits until it leads. Only on the leader.
     fn move_leader(&self, target: u64, deadline: Instant) -> impl Future<Output = Result<(), Error>> + Send;
+    /// A runtime has done all it could for now: what its requests asked for is worth waking somebody.
+    fn resting(&self);
 }

@@ -93,18 +93,23 @@ pub fn serve<M: Member>(
             http.clone(),
         );
         let stopping = stopping.clone();
-        handles.push(spawn(&format!("grpc-{number}"), move || {
-            work(routes, waiting, stopping)
-        })?);
+        let resting = Arc::clone(&member);
+        handles.push(spawn(
+            &format!("grpc-{number}"),
+            move || resting.resting(),
+            move || work(routes, waiting, stopping),
+        )?);
         workers.push(accepted);
     }
     let acceptor = Acceptor {
         workers,
         traffic: Arc::clone(&traffic),
     };
-    handles.push(spawn("grpc-accept", move || {
-        accept(listeners, acceptor, health, member, stopping)
-    })?);
+    handles.push(spawn(
+        "grpc-accept",
+        || {},
+        move || accept(listeners, acceptor, health, member, stopping),
+    )?);
     Ok(ServerHandle {
         stop,
         threads: handles,
@@ -114,9 +119,13 @@ pub fn serve<M: Member>(
 
 fn spawn<F: Future<Output = io::Result<()>>>(
     name: &str,
+    resting: impl Fn() + Send + Sync + 'static,
     serve: impl FnOnce() -> F + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime: Runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(resting)
+        .build()?;
     let run = move || {
         runtime
             .block_on(serve())

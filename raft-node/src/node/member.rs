@@ -112,6 +112,10 @@ impl Member for Node {
         .await?;
         Ok(())
     }
+
+    fn resting(&self) {
+        self.inbox.announce();
+    }
 }
 
 fn seconds(answer: Answer) -> i64 {

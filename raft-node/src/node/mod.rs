@@ -81,8 +81,10 @@ impl Node {
         }
         let (reply, outcome) = Reply::new();
         let input = input(reply, self.time(deadline));
+        // The runtime announces what its requests pushed when it rests: one wake-up for all of them.
         let pushed = match input {
-            Input::Propose { .. } => self.inbox.push_patiently(input),
+            Input::Propose { .. } => self.inbox.push_patiently(input, 1),
+            Input::Read { .. } | Input::LeaseRenew { .. } => self.inbox.push_unannounced(input),
             _ => self.inbox.push(input),
         };
         pushed.map_err(|_| Error::RequestTooManyRequests)?;

@@ -178,10 +178,12 @@ fn run(
 ) -> Result<Running, StartError> {
     let reader = opened.log.reader();
     let core = Core::start(config, identity, opened, listeners.peer, logger)?;
+    let inbox = Arc::clone(&core.inbox);
     let background = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_name("background")
+        .on_thread_park(move || inbox.announce())
         .enable_all()
         .build()
         .map_err(|error| unusable("threads", &error))?;
@@ -236,7 +238,7 @@ impl Core {
             ..Status::default()
         };
         let published = Arc::new(Published::new(store.engine().clone(), store.view(), first_status));
-        let inbox = Arc::new(Inbox::new("raft", limits::RAFT_INBOX_MAX));
+        let inbox = Arc::new(Inbox::new(limits::RAFT_INBOX_MAX));
         let replica = replica(config, identity, &log, &store, logger);
         let sink = Sink {
             inbox: Arc::clone(&inbox),

@@ -83,6 +83,8 @@ pub struct PeerConfig {
 pub trait PeerSink: Send + Sync + 'static {
     /// A frame of a known member; those of one lane come in the order they were sent.
     fn frame(&self, from: u64, frame: PeerFrame);
+    /// All that came is handed over for now.
+    fn resting(&self);
     /// Both lanes to `peer` are open.
     fn connected(&self, peer: u64);
     /// A dial failed, or a stream of either direction ended: what was queued or on its way may be lost.
@@ -181,8 +183,10 @@ impl PeerNet {
         });
         let (peers, peers_changed) = watch::channel(config.peers);
         let (orders, orders_taken) = mpsc::channel(limits::PEER_ORDERS_MAX);
+        let resting = local.sink.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .on_thread_park(move || resting.resting())
             .build()
             .map_err(|error| format!("cannot start the peer runtime: {error}"))?;
         let listeners = {

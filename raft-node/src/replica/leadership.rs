@@ -59,7 +59,7 @@ impl<W, R: LogReader> Replica<W, R> {
         let command = Command {
             op: Some(Op::LeaseExpire(expire)),
         };
-        if self.append(vec![vec![command]]).is_none() {
+        if self.append(vec![command]).is_none() {
             self.lessor.expiry_refused(&ids);
         }
     }

@@ -11,6 +11,7 @@
 //!     frames      to peers, in order per lane        committed   to the apply thread, with their waiters
 //!     writes      to the log thread; then            answers     to whoever waits
 //!                 Input::Persisted
+//!   rest() -> Rest                 what need not make a turn, and until when
 //! ```
 
 mod config;
@@ -19,6 +20,7 @@ mod leadership;
 mod lessor;
 mod peers;
 mod pending;
+mod proposals;
 mod reads;
 mod ready;
 #[allow(clippy::module_inception)]
@@ -38,6 +40,7 @@ use proto::{
 };
 
 pub use election::mix;
+pub use proposals::Rest;
 pub use replica::{Replica, ReplicaConfig};
 pub use storage::{LogStart, initial_conf_state, start_of};
 
@@ -50,6 +53,8 @@ pub type Time = Duration;
 pub enum Input<W> {
     /// The clock moved on by one tick. Never more than one for a pause, however long.
     Tick,
+    /// The time has come that [`Replica::rest`] named.
+    Wake,
     /// The member stops: whoever still waits is told now that nothing will come of it here.
     GiveUp,
     /// A client's write. Answered through [`Committed`], or with [`Answer::Failed`].
@@ -138,6 +143,17 @@ impl Outgoing {
             })) => Some(*id),
             _ => None,
         }
+    }
+}
+
+/// How many writes of clients a frame forwards.
+pub fn forwarded_writes(frame: &PeerFrame) -> usize {
+    match &frame.body {
+        Some(Body::Request(PeerRequest {
+            body: Some(RequestBody::Forward(forward)),
+            ..
+        })) => forward.commands.len(),
+        _ => 0,
     }
 }
 

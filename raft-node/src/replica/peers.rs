@@ -15,6 +15,7 @@ use raft::eraftpb::{Message, MessageType};
 use super::{
     Answer, Outgoing, Time,
     lessor::Renewal,
+    proposals::FromPeer,
     reads::{Asker, Question, Read},
     replica::Replica,
     snapshot::encode,
@@ -62,7 +63,11 @@ impl<W, R: LogReader> Replica<W, R> {
                 // A command of a kind that this build does not know would stop every member that applies it.
                 let is_known = forward.commands.iter().all(|command| command.op.is_some());
                 if self.leads() && is_known && !forward.commands.is_empty() {
-                    self.from_peers.push_back((from, request.id, forward.commands));
+                    self.from_peers.push_back(FromPeer {
+                        member: from,
+                        request: request.id,
+                        commands: forward.commands,
+                    });
                 } else {
                     self.not_done(from, request.id, false);
                 }
@@ -119,10 +124,10 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     /// What the entry of a peer's writes is, or that there is none.
-    pub(super) fn answer_forward(&mut self, member: u64, request: u64, id: Option<EntryId>) {
+    pub(super) fn answer_forward(&mut self, member: u64, request: u64, id: Option<EntryId>, offset: u64) {
         match id {
             Some(EntryId { index, term }) => {
-                let accepted = Accepted { index, term, offset: 0 };
+                let accepted = Accepted { index, term, offset };
                 self.reply_to(member, request, ReplyBody::Accepted(accepted), Lane::Bulk);
             }
             None => self.not_done(member, request, true),
@@ -131,7 +136,7 @@ impl<W, R: LogReader> Replica<W, R> {
 
     /// This member does not lead any more.
     pub(super) fn refuse_peers(&mut self) {
-        for (member, request, _) in std::mem::take(&mut self.from_peers) {
+        for FromPeer { member, request, .. } in std::mem::take(&mut self.from_peers) {
             self.not_done(member, request, false);
         }
         for read in self.reads.take_of_peers() {

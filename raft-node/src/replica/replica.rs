@@ -8,14 +8,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use prost::Message as _;
-use proto::{
-    Error,
-    node::{Command, CommandBatch},
-};
+use proto::{Error, node::Command};
 use raft::{
     RawNode, StateRole,
-    eraftpb::{Entry, HardState, Message, MessageType},
+    eraftpb::{HardState, Message, MessageType},
 };
 
 use slog::Logger;
@@ -25,6 +21,7 @@ use super::{
     election::Stagger,
     lessor::Lessor,
     pending::{Failed, Pending, Waiting},
+    proposals::{FromPeer, Gathering},
     reads::{Asker, Question, Read, Reads},
     snapshot::InFlight,
     storage::{LogStart, LogView},
@@ -67,7 +64,8 @@ pub struct Replica<W, R: LogReader> {
     pub(super) handed_out: u64,
     pub(super) frames: Vec<Outgoing>,
     /// Requests of peers whose writes become entries this turn.
-    pub(super) from_peers: VecDeque<(u64, u64, Vec<Command>)>,
+    pub(super) from_peers: VecDeque<FromPeer>,
+    pub(super) gathering: Gathering,
     pub(super) answers: Vec<(W, Answer)>,
     pub(super) standing: Standing,
     next_request: u64,
@@ -127,6 +125,7 @@ impl<W, R: LogReader> Replica<W, R> {
             handed_out: config.applied,
             frames: Vec::new(),
             from_peers: VecDeque::new(),
+            gathering: Gathering::default(),
             answers: Vec::new(),
             standing: Standing::default(),
             next_request: config.seed,
@@ -152,6 +151,7 @@ impl<W, R: LogReader> Replica<W, R> {
         self.now = self.now.max(now);
         match input {
             Input::Tick => self.tick(),
+            Input::Wake => {}
             Input::GiveUp => self.expire(Time::MAX),
             Input::Propose {
                 command,
@@ -225,16 +225,6 @@ impl<W, R: LogReader> Replica<W, R> {
         output.answers = std::mem::take(&mut self.answers);
         self.note_standing();
         output
-    }
-
-    /// Whether writes that arrive now could only wait: the batch before them is on its way, and its end will
-    /// be an input.
-    pub fn is_writing(&self) -> bool {
-        if self.leads() {
-            self.unpersisted.len() >= limits::WRITES_IN_FLIGHT_MAX
-        } else {
-            self.forwards_pause || self.pending.forwards(self.now) >= limits::FORWARDS_MAX
-        }
     }
 
     /// What this member is right now.
@@ -395,70 +385,6 @@ impl<W, R: LogReader> Replica<W, R> {
             asker: Asker::Local(waiter),
             deadline,
         });
-    }
-
-    /// Turns waiting writes, ours and those of peers, into entries. One step for all of them.
-    fn propose_waiting(&mut self) {
-        // One batch at a time: what arrives while it is written is the next one. More of them at once would be
-        // smaller ones, and each costs every member a message, a write and a wake-up.
-        if !self.leads() || self.raw.raft.lead_transferee.is_some() || self.is_writing() {
-            return;
-        }
-        let mut bytes = 0;
-        while bytes < limits::PROPOSED_BYTES_PER_TURN_MAX {
-            let mut entries: Vec<Vec<Command>> = Vec::new();
-            let peer = self.from_peers.pop_front();
-            let own = if peer.is_some() {
-                Vec::new()
-            } else {
-                self.pending.take_waiting(limits::ENTRY_BYTES_MAX)
-            };
-            match &peer {
-                Some((_, _, commands)) => entries.push(commands.clone()),
-                None if own.is_empty() => break,
-                None => entries.push(own.iter().map(|write| write.command.clone()).collect()),
-            }
-            bytes += entries.iter().flatten().map(Command::encoded_len).sum::<usize>();
-            let id = self.append(entries);
-            let full = id.is_none();
-            match (peer, id) {
-                (Some((member, request, _)), id) => self.answer_forward(member, request, id),
-                (None, None) => self.pending.put_back(own),
-                (None, Some(id)) => {
-                    for (offset, write) in own.into_iter().enumerate() {
-                        self.pending
-                            .record_sent((id.index, id.term), offset, write.waiter, write.deadline);
-                    }
-                }
-            }
-            if full {
-                break;
-            }
-        }
-    }
-
-    /// Appends one entry per batch; the id of the last one, or `None` if raft-rs wants no more now.
-    pub(super) fn append(&mut self, batches: Vec<Vec<Command>>) -> Option<EntryId> {
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.id;
-        for commands in batches {
-            let batch = CommandBatch {
-                version: proto::COMMAND_VERSION,
-                commands,
-            };
-            let entry = Entry {
-                data: batch.encode_to_vec().into(),
-                ..Entry::default()
-            };
-            message.mut_entries().push(entry);
-        }
-        // Stepped past RawNode, which refuses MsgPropose as a message from the network.
-        self.raw.raft.step(message).ok()?;
-        Some(EntryId {
-            index: self.raw.raft.raft_log.last_index(),
-            term: self.raw.raft.term,
-        })
     }
 
     fn unreachable(&mut self, member: u64) {

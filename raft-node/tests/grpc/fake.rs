@@ -142,6 +142,8 @@ impl Fake {
 }
 
 impl Member for Fake {
+    fn resting(&self) {}
+
     type Engine = MemoryEngine;
 
     fn identity(&self) -> Identity {
