@@ -164,6 +164,8 @@ pub const PEER_SILENCE_URGENT: Duration = Duration::from_secs(3);
 pub const PEER_SILENCE: Duration = Duration::from_secs(10);
 /// What one write to a peer holds at most, one frame aside: bounds the buffer, not the batch.
 pub const PEER_WRITE_BYTES: usize = 1 << 20;
+/// What the raft thread writes to a peer by itself; encoding and checksumming more would keep it from its work.
+pub const PEER_WRITE_AT_ONCE_BYTES: usize = 64 << 10;
 /// How long a stop waits for queued frames to leave: the hand-over of leadership is among them.
 pub const PEER_FLUSH: Duration = Duration::from_millis(200);
 /// How long a stop waits for the threads that read or write a snapshot's files.

@@ -44,6 +44,13 @@ impl Ear {
     }
 }
 
+/// As the driver does it, one frame a turn.
+fn send(net: &PeerNet, to: u64, lane: Lane, frame: PeerFrame) -> Sent {
+    let sent = net.send(to, lane, frame);
+    net.flush();
+    sent
+}
+
 impl PeerSink for Ear {
     fn resting(&self) {}
 
@@ -219,8 +226,8 @@ fn frames_of_each_lane_come_in_order() {
     let (_a, _b, first, second) = pair();
     let mut expected = BTreeMap::from([('u', 0), ('b', 0)]);
     for n in 0..5000 {
-        assert_eq!(first.net.send(2, Lane::Urgent, raft(format!("u{n}"))), Sent::Queued);
-        assert_eq!(first.net.send(2, Lane::Bulk, raft(format!("b{n}"))), Sent::Queued);
+        assert_eq!(send(&first.net, 2, Lane::Urgent, raft(format!("u{n}"))), Sent::Queued);
+        assert_eq!(send(&first.net, 2, Lane::Bulk, raft(format!("b{n}"))), Sent::Queued);
     }
     for _ in 0..10_000 {
         let text = second.wait(|heard| match heard {
@@ -234,7 +241,7 @@ fn frames_of_each_lane_come_in_order() {
     }
     // Pings are answered, so the round trip is known; and an answer goes the other way.
     first.wait_stats(|stats| stats.peers[&2].round_trips.last.is_some());
-    assert_eq!(second.net.send(1, Lane::Urgent, raft("back".into())), Sent::Queued);
+    assert_eq!(send(&second.net, 1, Lane::Urgent, raft("back".into())), Sent::Queued);
     first.wait(|heard| matches!(heard, Heard::Frame(2, Body::Raft(text)) if text == "back").then_some(()));
     let stats = first.net.stats().peers[&2].clone();
     assert!(
@@ -255,7 +262,7 @@ fn three_members_find_each_other_and_a_large_frame_passes() {
         let large = PeerFrame {
             body: Some(Body::Raft(vec![other as u8; 4_000_000].into())),
         };
-        assert_eq!(members[member].net.send(other, Lane::Bulk, large), Sent::Queued);
+        assert_eq!(send(&members[member].net, other, Lane::Bulk, large), Sent::Queued);
         let bytes = members[other as usize - 1].wait(|heard| match heard {
             Heard::Frame(_, Body::Raft(bytes)) => Some(bytes),
             _ => None,
@@ -265,8 +272,11 @@ fn three_members_find_each_other_and_a_large_frame_passes() {
     let too_long = PeerFrame {
         body: Some(Body::Raft(vec![0; 4 << 20].into())),
     };
-    assert_eq!(members[0].net.send(2, Lane::Bulk, too_long), Sent::Dropped);
-    assert_eq!(members[0].net.send(9, Lane::Bulk, raft("nobody".into())), Sent::Dropped);
+    assert_eq!(send(&members[0].net, 2, Lane::Bulk, too_long), Sent::Dropped);
+    assert_eq!(
+        send(&members[0].net, 9, Lane::Bulk, raft("nobody".into())),
+        Sent::Dropped
+    );
 }
 
 #[test]
@@ -275,10 +285,10 @@ fn a_member_that_restarts_is_found_again() {
     second.net.stop();
     first.wait(|heard| matches!(heard, Heard::Unreachable(2)).then_some(()));
     first.wait_stats(|stats| stats.peers[&2].disconnects == 2);
-    assert_eq!(first.net.send(2, Lane::Urgent, raft("lost".into())), Sent::Dropped);
+    assert_eq!(send(&first.net, 2, Lane::Urgent, raft("lost".into())), Sent::Dropped);
     let second = b.start(&[(1, a.url())]);
     first.wait_connected(2);
-    assert_eq!(first.net.send(2, Lane::Urgent, raft("again".into())), Sent::Queued);
+    assert_eq!(send(&first.net, 2, Lane::Urgent, raft("again".into())), Sent::Queued);
     second.wait(|heard| matches!(heard, Heard::Frame(1, Body::Raft(text)) if text == "again").then_some(()));
 }
 
@@ -286,7 +296,10 @@ fn a_member_that_restarts_is_found_again() {
 fn what_was_queued_before_a_stop_still_leaves() {
     let (_a, _b, first, second) = pair();
     for n in 0..200 {
-        assert_eq!(first.net.send(2, Lane::Bulk, raft(format!("{n:01000}"))), Sent::Queued);
+        assert_eq!(
+            send(&first.net, 2, Lane::Bulk, raft(format!("{n:01000}"))),
+            Sent::Queued
+        );
     }
     let began = Instant::now();
     first.net.stop();
@@ -328,7 +341,7 @@ fn a_peer_that_does_not_read_costs_a_bounded_queue_and_then_its_connection() {
             let frame = PeerFrame {
                 body: Some(Body::Raft(vec![0; 1 << 20].into())),
             };
-            member.net.send(2, Lane::Bulk, frame) == Sent::Queued
+            send(&member.net, 2, Lane::Bulk, frame) == Sent::Queued
         })
         .count();
     let peer = member.net.stats().peers[&2].clone();
@@ -500,7 +513,7 @@ fn noise_on_the_peer_port_is_counted_and_closed() {
     first.wait_stats(|stats| stats.garbage == noise.len() as u64 + 1);
     // The other member still gets through, once it has dialled the lane that was taken from it.
     second.wait_stats(|stats| stats.peers[&1].connected && stats.peers[&1].disconnects > 0);
-    assert_eq!(second.net.send(1, Lane::Bulk, raft("alive".into())), Sent::Queued);
+    assert_eq!(send(&second.net, 1, Lane::Bulk, raft("alive".into())), Sent::Queued);
     first.wait(|heard| matches!(heard, Heard::Frame(2, Body::Raft(text)) if text == "alive").then_some(()));
 }
 
@@ -538,7 +551,7 @@ fn a_peer_that_is_removed_is_heard_no_more_and_one_that_is_added_is() {
     first.net.set_peers(vec![]);
     second.wait(|heard| matches!(heard, Heard::Unreachable(1)).then_some(()));
     second.wait_stats(|stats| stats.peers[&1].disconnects == 2);
-    assert_eq!(first.net.send(2, Lane::Urgent, raft("no".into())), Sent::Dropped);
+    assert_eq!(send(&first.net, 2, Lane::Urgent, raft("no".into())), Sent::Dropped);
     assert_eq!(say(a.address, &hello()).1.refusal(), Refusal::NotAMember);
     first.net.set_peers(vec![(2, b.url())]);
     first.wait_connected(2);

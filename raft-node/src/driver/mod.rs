@@ -258,6 +258,7 @@ impl<R: LogReader> RaftThread<R> {
     }
 
     fn carry_out(&mut self, output: Output<Reply>) {
+        let sends = !output.frames.is_empty();
         for frame in output.frames {
             let urgent = frame.lane == Lane::Urgent;
             let forward = frame.forward();
@@ -268,6 +269,9 @@ impl<R: LogReader> RaftThread<R> {
                     self.inbox.push_completion(Input::NotForwarded { request });
                 }
             }
+        }
+        if sends {
+            self.peers.flush();
         }
         for write in output.writes {
             self.log.push_completion(log::LogTask::Write(write));

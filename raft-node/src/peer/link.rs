@@ -2,25 +2,33 @@
 //!
 //! A queue is open only while its lane is connected. A frame for a peer that is not there would be stale
 //! when it comes back, so it is dropped at once and the sender knows; a queue is bounded in bytes, because a
-//! hundred appends of a mebibyte and a hundred heartbeats are not the same. Both locks guard a few words and
-//! are never held across an await or an encoding.
+//! hundred appends of a mebibyte and a hundred heartbeats are not the same.
 //!
-//! Not here: sockets.
+//! ```text
+//!   push ... push, flush    the raft thread, once a turn: encodes and writes what is small, if the socket takes it
+//!        \---- the rest ->  the lane's task (`outbound`), which waits for the socket; while it writes, flush leaves
+//!                           everything to it, so that no frame is cut in two
+//! ```
+//! Waking the task for every batch cost more than the write itself. No lock is held across an await.
+//!
+//! Not here: connecting, and noticing that a connection is dead.
 
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use bytes::{Buf, BytesMut};
 use prost::Message;
 use proto::node::{Lane, PeerFrame};
-use tokio::sync::Notify;
+use tokio::{net::tcp::OwnedWriteHalf, sync::Notify};
 
-use super::frame::HEADER_BYTES;
+use super::frame::{self, HEADER_BYTES};
+use crate::limits;
 
 /// Buckets of [`RoundTrips`]: 0.1 ms doubling to 3.3 s (etcd's), and one for what is longer.
 pub const RTT_BUCKETS: usize = 17;
@@ -105,6 +113,16 @@ impl Link {
         }
         self.drops.fetch_add(1, Ordering::Relaxed);
         Sent::Dropped
+    }
+
+    /// Sends what waits, as far as that needs no waiting; the lanes' tasks see to the rest.
+    pub fn flush(&self) {
+        for queue in [&self.urgent, &self.bulk] {
+            let sent = queue.flush();
+            if sent > 0 {
+                self.count_sent(sent);
+            }
+        }
     }
 
     /// The lane's queue; snapshots have none.
@@ -205,10 +223,29 @@ enum Gate {
 #[derive(Default)]
 struct Waiting {
     gate: Gate,
+    socket: Option<Arc<OwnedWriteHalf>>,
     frames: VecDeque<PeerFrame>,
-    /// Of `frames` and of those taken but not written yet.
+    /// The rest of a frame that the socket took in part.
+    cut: BytesMut,
+    /// Of `frames`, of `cut`, and of what was taken but not written yet.
     bytes: usize,
+    /// The lane's task is writing.
+    is_taken: bool,
 }
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.cut.is_empty()
+    }
+
+    fn take(&mut self) -> Taken {
+        self.is_taken = true;
+        (std::mem::take(&mut self.frames), std::mem::take(&mut self.cut))
+    }
+}
+
+/// Frames to write, behind the rest of one that was written in part.
+pub(super) type Taken = (VecDeque<PeerFrame>, BytesMut);
 
 impl Queue {
     fn new(bytes_max: usize) -> Queue {
@@ -233,10 +270,30 @@ impl Queue {
         }
         waiting.bytes += bytes;
         waiting.frames.push_back(frame);
-        if waiting.frames.len() == 1 {
+        true
+    }
+
+    fn flush(&self) -> usize {
+        let mut waiting = self.lock();
+        if waiting.is_taken || waiting.is_empty() {
+            return 0;
+        }
+        let mut sent = 0;
+        if waiting.bytes <= limits::PEER_WRITE_AT_ONCE_BYTES
+            && let Some(socket) = waiting.socket.clone()
+        {
+            while let Some(next) = waiting.frames.pop_front() {
+                frame::put(&mut waiting.cut, &next);
+            }
+            // A broken socket is the task's to find.
+            sent = socket.try_write(&waiting.cut).unwrap_or(0);
+            waiting.cut.advance(sent);
+            waiting.bytes -= sent;
+        }
+        if !waiting.is_empty() {
             self.pushed.notify_one();
         }
-        true
+        sent
     }
 
     // Functions, so that no guard outlives its line and two are never held together.
@@ -248,8 +305,14 @@ impl Queue {
         self.lock().gate
     }
 
-    pub fn open(&self) {
-        self.lock().gate = Gate::Open;
+    pub fn open(&self, socket: Arc<OwnedWriteHalf>) {
+        let mut waiting = self.lock();
+        (waiting.gate, waiting.socket) = (Gate::Open, Some(socket));
+    }
+
+    /// Lets go of the socket: everything is written, and nothing more is taken.
+    pub fn hang_up(&self) {
+        self.lock().socket = None;
     }
 
     fn finish(&self) {
@@ -267,24 +330,27 @@ impl Queue {
         lost
     }
 
-    /// Waits for frames and takes all there are; they count as queued until [`Queue::written`].
-    /// `None` once the queue has to close and nothing waits in it.
-    pub async fn next(&self) -> Option<VecDeque<PeerFrame>> {
+    /// Waits for frames and takes all there are; they count as queued until [`Queue::written`], and nobody else
+    /// writes until the next call. `None` once the queue has to close and nothing waits in it.
+    pub async fn next(&self) -> Option<Taken> {
         loop {
-            let (frames, gate) = self.take();
-            if !frames.is_empty() {
-                return Some(frames);
-            }
-            if gate == Gate::Closing {
-                return None;
+            {
+                let mut waiting = self.lock();
+                if !waiting.is_empty() {
+                    return Some(waiting.take());
+                }
+                waiting.is_taken = false;
+                if waiting.gate == Gate::Closing {
+                    return None;
+                }
             }
             self.pushed.notified().await;
         }
     }
 
-    fn take(&self) -> (VecDeque<PeerFrame>, Gate) {
-        let mut waiting = self.lock();
-        (std::mem::take(&mut waiting.frames), waiting.gate)
+    /// What [`Self::next`] would take, be it nothing: to write something else.
+    pub fn take(&self) -> Taken {
+        self.lock().take()
     }
 
     pub fn written(&self, bytes: usize) {
@@ -310,8 +376,8 @@ mod tests {
     fn a_queue_is_bounded_in_bytes_and_only_open_while_connected() {
         let link = Link::new(2, 100, 1000, 2000);
         assert_eq!(link.push(Lane::Bulk, append(10)), Sent::Dropped);
-        link.queue(Lane::Bulk).unwrap().open();
-        link.queue(Lane::Urgent).unwrap().open();
+        link.queue(Lane::Bulk).unwrap().lock().gate = Gate::Open;
+        link.queue(Lane::Urgent).unwrap().lock().gate = Gate::Open;
         let queued = (0..20)
             .filter(|_| link.push(Lane::Bulk, append(100)) == Sent::Queued)
             .count();
@@ -326,7 +392,7 @@ mod tests {
     #[test]
     fn an_empty_queue_takes_a_frame_over_its_bound_but_none_over_the_frame_limit() {
         let link = Link::new(2, 100, 100, 2000);
-        link.queue(Lane::Bulk).unwrap().open();
+        link.queue(Lane::Bulk).unwrap().lock().gate = Gate::Open;
         assert_eq!(link.push(Lane::Bulk, append(3000)), Sent::Dropped);
         assert_eq!(link.push(Lane::Bulk, append(1000)), Sent::Queued);
         assert_eq!(link.push(Lane::Bulk, append(1)), Sent::Dropped);

@@ -1,7 +1,7 @@
 //! Towards a peer: dial each lane, keep it open, and write what is queued.
 //!
-//! The writer takes everything that waits, encodes it into one buffer and writes that with one system call:
-//! under load a batch grows by itself, idle a frame goes at once. A stream that makes no progress, or whose
+//! What the raft thread could not write by itself (see `link`), the lane's task takes, encodes into one buffer and
+//! writes with one system call. A stream that makes no progress, or whose
 //! pings come back no more, is given up and dialled again; what was queued on it is dropped, since raft
 //! repeats what matters and the rest is stale.
 //!
@@ -13,8 +13,10 @@ use bytes::{Buf, BytesMut};
 use proto::node::{Lane, PeerFrame, Refusal, peer_frame::Body};
 use slog::{debug, info, warn};
 use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, tcp::ReadHalf},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     time::{Duration, Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
@@ -26,11 +28,18 @@ use super::{
 use crate::limits;
 
 impl PeerNet {
-    /// Queues a frame for a peer's lane (urgent or bulk) or drops it; never waits.
+    /// Queues a frame for a peer's lane (urgent or bulk) or drops it; never waits. It leaves with [`Self::flush`].
     pub fn send(&self, to: u64, lane: Lane, frame: PeerFrame) -> Sent {
         match self.local.links.load().get(&to) {
             Some(link) => link.push(lane, frame),
             None => Sent::Dropped,
+        }
+    }
+
+    /// Sends what was queued; never waits.
+    pub fn flush(&self) {
+        for link in self.local.links.load().values() {
+            link.flush();
         }
     }
 }
@@ -92,17 +101,18 @@ fn amnesia(local: &Local, reason: &str) -> String {
 }
 
 /// Uses an open stream until it ends, and says why it did.
-async fn carry(local: &Local, link: &Link, lane: Lane, mut stream: TcpStream) -> String {
+async fn carry(local: &Local, link: &Link, lane: Lane, stream: TcpStream) -> String {
     let queue = link.queue(lane).expect("only lanes with a queue are kept open");
+    let (mut reader, writer) = stream.into_split();
+    let writer = Arc::new(writer);
     let open = Open { link, lane };
-    queue.open();
+    queue.open(writer.clone());
     if link.is_connected() {
         local.sink.connected(link.id);
     }
     let epoch = Instant::now();
-    let (mut reader, mut writer) = stream.split();
     let why = tokio::select! {
-        result = write_frames(link, lane, queue, &mut writer, epoch) => match result {
+        result = write_frames(link, lane, queue, &writer, epoch) => match result {
             Ok(()) => None,
             Err(error) => Some(error.to_string()),
         },
@@ -111,10 +121,12 @@ async fn carry(local: &Local, link: &Link, lane: Lane, mut stream: TcpStream) ->
     let why = match why {
         Some(why) => why,
         // Closing with a pong unread would reset the connection, and throw away what the peer has not read yet.
-        None => match writer.shutdown().await {
-            Ok(()) => read_pongs(link, lane, &mut reader, epoch).await,
-            Err(error) => error.to_string(),
-        },
+        None => {
+            queue.hang_up();
+            // The last of the writing half: dropping it says so to the peer.
+            drop(writer);
+            read_pongs(link, lane, &mut reader, epoch).await
+        }
     };
     drop(open);
     link.count(|counts| counts.disconnects += 1);
@@ -138,20 +150,19 @@ async fn write_frames(
     link: &Link,
     lane: Lane,
     queue: &Queue,
-    stream: &mut (impl AsyncWrite + Unpin),
+    stream: &OwnedWriteHalf,
     epoch: Instant,
 ) -> io::Result<()> {
     let mut pings = interval(limits::PEER_PING);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pinged = epoch;
-    let mut buffer = BytesMut::new();
     loop {
-        let mut batch = tokio::select! {
-            batch = queue.next() => match batch {
-                Some(batch) => batch,
+        let (mut batch, mut buffer) = tokio::select! {
+            taken = queue.next() => match taken {
+                Some(taken) => taken,
                 None => return Ok(()),
             },
-            _ = pings.tick() => VecDeque::new(),
+            _ = pings.tick() => queue.take(),
         };
         loop {
             encode(&mut batch, &mut buffer);
@@ -174,10 +185,6 @@ async fn write_frames(
                 break;
             }
         }
-        // A burst of large appends is not kept for ever; frames of a mebibyte do not reallocate each time.
-        if buffer.capacity() > 4 * limits::PEER_WRITE_BYTES {
-            buffer = BytesMut::new();
-        }
     }
 }
 
@@ -191,20 +198,23 @@ fn encode(batch: &mut VecDeque<PeerFrame>, buffer: &mut BytesMut) {
 }
 
 /// Writes all; fails when not one byte left for `stall`.
-async fn write_all(stream: &mut (impl AsyncWrite + Unpin), buffer: &mut BytesMut, stall: Duration) -> io::Result<()> {
+async fn write_all(stream: &OwnedWriteHalf, buffer: &mut BytesMut, stall: Duration) -> io::Result<()> {
     while buffer.has_remaining() {
-        match timeout(stall, stream.write_buf(buffer)).await {
-            Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => written?,
-            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")),
-        };
+        match stream.try_write(buffer) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => buffer.advance(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => timeout(stall, stream.writable())
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the peer does not read"))??,
+            Err(error) => return Err(error),
+        }
     }
     buffer.clear();
     Ok(())
 }
 
 /// Reads the only thing that comes back, and notices that nothing does.
-async fn read_pongs(link: &Link, lane: Lane, stream: &mut ReadHalf<'_>, epoch: Instant) -> String {
+async fn read_pongs(link: &Link, lane: Lane, stream: &mut OwnedReadHalf, epoch: Instant) -> String {
     let silence = if lane == Lane::Urgent {
         limits::PEER_SILENCE_URGENT
     } else {
