@@ -6,7 +6,7 @@
 # Build products live outside of the clone, so that a clean clone need not compile RocksDB again.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/dipper-target
 CARGO := .ci/cargo
-BIN := $(CARGO_TARGET_DIR)/release
+BIN := $(CARGO_TARGET_DIR)/dist
 
 .PHONY: help setup build run test lint mutants bench test-large clean
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ setup: ## installs what is missing to build and to run (apt packages when root)
 	@.ci/setup build
 
 build: setup ## the binaries dipper and dipperctl
-	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --profile dist -p dipper-raft-node -p dipper-client --bins
 
 run: build ## three members on loopback; Ctrl-C stops all
 	@.ci/cluster $(BIN)/dipper
@@ -30,7 +30,7 @@ lint: setup ## formatting and clippy
 # Deliberately broken builds, kept apart from the product: tests must notice each.
 mutants: setup
 	$(CARGO) build --release -p dipper-raft-node --features mutants
-	mkdir -p $(CARGO_TARGET_DIR)/mutants && cp $(BIN)/dipper $(CARGO_TARGET_DIR)/mutants/dipper
+	mkdir -p $(CARGO_TARGET_DIR)/mutants && cp $(CARGO_TARGET_DIR)/release/dipper $(CARGO_TARGET_DIR)/mutants/dipper
 
 test: ## everything that proves the product
 	@.ci/setup test

@@ -6,8 +6,8 @@
 //! wait for a processor, not for the disk. So under load a leader gathers a little longer:
 //!
 //! ```text
-//!   cut at once    batches have been small lately (nobody else is expected), or as many as came together lately
-//!                  are here, or GATHER_WRITES
+//!   cut at once    batches have been small lately (nobody else is expected), or most of as many as came
+//!                  together lately are here, at most GATHER_WRITES
 //!   else wait      until they are, or nobody came for GATHER_GAP, or GATHER_MAX after the last cut
 //! ```
 //! The largest of the last batches says how many clients there are: each waits for its reply, so more cannot come.
@@ -72,18 +72,19 @@ impl Gathering {
         self.cut += 1;
     }
 
-    /// How many writes are worth waiting for: as many as came together lately.
+    /// How many writes are worth waiting for: most of as many as came together lately. All of them would make
+    /// everybody wait for the last one.
     fn wanted(&self) -> usize {
-        self.cuts
-            .iter()
-            .fold(0, |most, writes| most.max(*writes))
-            .min(limits::GATHER_WRITES)
+        match self.cuts.iter().fold(0, |most, writes| most.max(*writes)) {
+            most if most < limits::GATHER_FROM_WRITES => 0,
+            most => most.min(limits::GATHER_WRITES) * 3 / 4,
+        }
     }
 
     /// Until when more writes are worth waiting for; in the past: cut.
     fn until(&self) -> Time {
         let wanted = self.wanted();
-        if self.seen >= wanted || wanted < limits::GATHER_FROM_WRITES {
+        if self.seen >= wanted {
             return Time::ZERO;
         }
         (self.grew_at + limits::GATHER_GAP).min(self.cut_at + limits::GATHER_MAX)
