@@ -239,7 +239,7 @@ mod tests {
                     below: usize::MAX,
                     is_deaf: true,
                 };
-                inbox.drain(&mut out, Duration::from_secs(60), patience);
+                inbox.drain(&mut out, Duration::from_mins(1), patience);
                 out
             }
         });

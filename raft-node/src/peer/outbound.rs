@@ -118,15 +118,14 @@ async fn carry(local: &Local, link: &Link, lane: Lane, stream: TcpStream) -> Str
         },
         why = read_pongs(link, lane, &mut reader, epoch) => Some(why),
     };
-    let why = match why {
-        Some(why) => why,
-        // Closing with a pong unread would reset the connection, and throw away what the peer has not read yet.
-        None => {
-            queue.hang_up();
-            // The last of the writing half: dropping it says so to the peer.
-            drop(writer);
-            read_pongs(link, lane, &mut reader, epoch).await
-        }
+    let why = if let Some(why) = why {
+        why
+    } else {
+        // The last of the writing half: dropping it says so to the peer. Closing with a pong unread would reset
+        // the connection, and throw away what the peer has not read yet.
+        queue.hang_up();
+        drop(writer);
+        read_pongs(link, lane, &mut reader, epoch).await
     };
     drop(open);
     link.count(|counts| counts.disconnects += 1);
