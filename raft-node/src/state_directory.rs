@@ -47,8 +47,9 @@ impl StateDirectory {
     }
 
     fn prepare(&self, arriving: Option<&str>) -> io::Result<()> {
-        fs::create_dir_all(&self.root)?;
+        create_durably(&self.root)?;
         let active = self.active()?;
+        create_durably(&self.root.join(&active))?;
         // What has arrived of a snapshot is gone on with; the landing removes what is of no use.
         self.remove_all_but(&[&active, arriving.unwrap_or(&active), INCOMING])?;
         fs::create_dir_all(self.incoming())
@@ -202,6 +203,16 @@ fn remove(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// A directory whose name survives a power loss. RocksDB syncs what is in its directory but not the name of it, and
+/// once the log is truncated a state that is not there cannot be made again.
+fn create_durably(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(directory)?;
+    directory.parent().map_or(Ok(()), sync_directory)
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {
