@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   start   data directory -> log -> state -> replay -> replica -> driver -> peers -> gRPC and HTTP
-//!   stop    refuse new work -> hand leadership over -> drain requests -> driver (sync, flush) -> close
+//!   stop    hand leadership over -> no new connections, streams end -> drain requests -> driver (sync, flush) -> close
 //! ```
 //! The log is replayed into the state *before* the replica exists: raft-rs would otherwise load everything
 //! that is unapplied at its first election. Listeners are bound first, so that a port in use is a refusal to
@@ -76,9 +76,8 @@ impl Node {
         deadline: tokio::time::Instant,
         input: impl FnOnce(Reply, Time) -> Input<Reply>,
     ) -> Result<Outcome, Error> {
-        if *self.stopping.borrow() {
-            return Err(Error::Stopped);
-        }
+        // Also while stopping: a client may have asked before it heard that this connection closes, and a write that is
+        // refused then is one whose outcome it cannot know. Streams and new connections end; the drain bounds the rest.
         let (reply, outcome) = Reply::new();
         let input = input(reply, self.time(deadline));
         // The runtime announces what its requests pushed when it rests: one wake-up for all of them.
@@ -146,7 +145,7 @@ impl Running {
 
     /// Stops within [`limits::STOP_MAX`]: everything acknowledged is on disk, and another member leads.
     pub async fn stop(self, logger: &Logger) {
-        info!(logger, "stopping: no new requests are taken");
+        info!(logger, "stopping: no new connections are taken");
         let give_up = tokio::time::Instant::now() + limits::STOP_DRAIN;
         self.node.hand_over(logger).await;
         self.node.stopping.send_replace(true);
