@@ -36,10 +36,15 @@ impl Client {
     ///
     /// With [`Error::UnknownOutcome`] a lease that nobody knows may exist; it ends by itself.
     pub async fn lease_grant(&self, ttl_seconds: i64) -> Result<LeaseGrantResponse, Error> {
-        let request = LeaseGrantRequest {
+        self.lease_grant_with(LeaseGrantRequest {
             ttl: ttl_seconds,
             id: 0,
-        };
+        })
+        .await
+    }
+
+    /// As [`Client::lease_grant`], under an id of the caller's choice. An id that is taken is an error.
+    pub async fn lease_grant_with(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Error> {
         self.write(|endpoint, until| async move { lease(&endpoint).lease_grant(request_until(request, until)).await })
             .await
     }
