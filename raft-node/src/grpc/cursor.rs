@@ -1,7 +1,6 @@
 //! One watch of a stream: a range, where it has got to, and what its client asked for. It holds no event; a page
 //! of events goes through it to become responses.
 
-use super::member::Member;
 use crate::watchers::{Registration, Stream, Watchers};
 use kv::{Event, EventsPage, PrevKv};
 use prost::Message;
@@ -50,16 +49,17 @@ pub fn requested_range(request: &WatchCreateRequest) -> KeyRange {
 
 impl Cursor {
     /// Registers a watch, and returns the revision at which it did. From here on nothing is missed: what the index does not mark is pulled.
-    pub fn open<M: Member>(
-        member: &M,
+    pub fn open(
+        watchers: &Watchers,
+        published: impl FnOnce() -> i64,
         stream: &Arc<Stream>,
         watch_id: i64,
         range: KeyRange,
         request: &WatchCreateRequest,
     ) -> Result<(Self, i64), Error> {
-        let (registration, unmarked_to) = member.watchers().register(stream, watch_id, range)?;
+        let (registration, unmarked_to) = watchers.register(stream, watch_id, range)?;
         // After registering, so that it is at least as new as what the index vouches for.
-        let revision = member.view().revision();
+        let revision = published();
         let start = request.start_revision;
         let wants = Wants {
             puts: !request.filters.contains(&(FilterType::Noput as i32)),
@@ -125,7 +125,7 @@ impl Cursor {
 
     /// The revision that must have been notified before progress can be told; `None` while it has to pull.
     pub fn progress_from(&self) -> Option<i64> {
-        let caught_up = !self.behind && !self.registration.is_marked();
+        let caught_up = (!self.behind && !self.registration.is_marked()) || kv::mutants::is("progress-not-synced");
         caught_up.then(|| self.start.max(self.next - 1))
     }
 

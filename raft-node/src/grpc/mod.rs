@@ -16,7 +16,7 @@ mod check;
 mod cluster;
 mod connection;
 pub mod counters;
-mod cursor;
+pub mod cursor;
 mod ending;
 mod exact;
 mod header;

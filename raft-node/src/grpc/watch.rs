@@ -198,7 +198,9 @@ impl<M: Member> Session<M> {
             }
             asked => asked,
         };
-        let (cursor, revision) = Cursor::open(&*self.context.member, &self.stream, watch_id, range, request)
+        let member = &*self.context.member;
+        let published = || member.view().revision();
+        let (cursor, revision) = Cursor::open(member.watchers(), published, &self.stream, watch_id, range, request)
             .map_err(|error| error.text().to_owned())?;
         if cursor.is_behind() {
             self.behind.push_back(watch_id);
