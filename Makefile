@@ -7,8 +7,9 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/dipper-target
 CARGO := .ci/cargo
 BIN := $(CARGO_TARGET_DIR)/dist
+RELEASE := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help setup build run test lint mutants bench test-large clean
+.PHONY: help setup build run test lint mutants judge sim bench test-large clean
 .DEFAULT_GOAL := help
 
 help: ## this text
@@ -29,8 +30,8 @@ lint: setup ## formatting and clippy
 
 # Deliberately broken builds, kept apart from the product: tests must notice each.
 mutants: setup
-	$(CARGO) build --release -p dipper-raft-node --features mutants
-	mkdir -p $(CARGO_TARGET_DIR)/mutants && cp $(CARGO_TARGET_DIR)/release/dipper $(CARGO_TARGET_DIR)/mutants/dipper
+	$(CARGO) build --release -p dipper-raft-node -p dipper-jepsen --bins --features dipper-jepsen/mutants
+	mkdir -p $(CARGO_TARGET_DIR)/mutants && cp $(RELEASE)/dipper $(RELEASE)/jepsen $(CARGO_TARGET_DIR)/mutants/
 
 test: ## everything that proves the product
 	@.ci/setup test
@@ -39,6 +40,21 @@ test: ## everything that proves the product
 	DIPPER_REQUIRE_PEERS=1 DIPPER_MUTANTS_BIN=$(CARGO_TARGET_DIR)/mutants/dipper \
 		DIPPER_ETCD_35=$$(.ci/etcd-3.5) \
 		$(CARGO) test --release --workspace --no-fail-fast -- --nocapture --test-threads=1
+	$(CARGO_TARGET_DIR)/mutants/jepsen mutants --rounds 1 --jobs 2
+
+# Release with debug assertions and overflow checks, in a directory of its own: every crate is compiled again, which
+# is why no other target uses it. The traces must be those of the release build, or something is left to chance.
+judge: setup ## simulated seeds with debug assertions, traces compared with the release build
+	$(CARGO) build --release -p dipper-jepsen
+	$(CARGO) build --profile judge -p dipper-jepsen
+	$(CARGO_TARGET_DIR)/judge/jepsen sim --seeds 0..200 --jobs 2
+	for seed in 1 2 3 4 5; do for profile in release judge; do \
+		$(CARGO_TARGET_DIR)/$$profile/jepsen sim --seed $$seed | tail -n 1 > $(CARGO_TARGET_DIR)/trace-$$profile; done; \
+		cmp $(CARGO_TARGET_DIR)/trace-release $(CARGO_TARGET_DIR)/trace-judge || exit 1; done
+
+sim: setup ## a thousand simulated seeds, and how many cluster-hours a CPU-hour gives
+	$(CARGO) build --release -p dipper-jepsen
+	$(RELEASE)/jepsen sim --seeds 0..1000 --jobs 2
 
 test-large: build ## one member in 1 GiB of memory with 8 GB of data (needs root and 30 GB of disk)
 	.ci/test-large $(BIN)

@@ -7,7 +7,7 @@
 use crate::{
     check,
     engine::{Engine, Family, Rows},
-    history, layout,
+    history, layout, mutants,
     record::row_hash,
     state::header,
     txn,
@@ -212,7 +212,7 @@ fn lease_expire<E: Engine>(
     changes: &mut Vec<LeaseChange>,
 ) -> Vec<i64> {
     let mut ended = Vec::new();
-    if request.term != term {
+    if request.term != term && !mutants::is("stale-leader-revokes") {
         return ended;
     }
     for id in &request.ids {
@@ -237,7 +237,12 @@ fn end_lease<E: Engine>(writer: &mut Writer<'_, E>, id: i64, changes: &mut Vec<L
         let keys: Vec<_> = rows
             .map(|(row, _)| row.slice(layout::LEASE_KEY_PREFIX_BYTES..))
             .collect();
-        for key in &keys {
+        let order = if mutants::is("unordered-apply") {
+            mutants::draw() % keys.len().max(1)
+        } else {
+            0
+        };
+        for key in keys[order..].iter().chain(&keys[..order]) {
             let record = history::latest(&*writer, key)
                 .unwrap_or_else(|| panic!("the key {key:?} is attached to lease {id}, but does not exist"));
             writer.delete(key.clone(), record);

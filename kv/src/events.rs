@@ -6,7 +6,7 @@
 
 use crate::{
     engine::{Engine, Family, Rows},
-    layout,
+    layout, mutants,
     record::Event,
     view::View,
 };
@@ -124,7 +124,11 @@ impl<'a> Filling<'a> {
             }
             let is_full = self.bytes >= self.bytes_max || self.looked_at >= looked_at_max;
             if event.revision != self.revision && is_full {
-                self.page.next_revision = event.revision;
+                self.page.next_revision = if mutants::is("watch-drops") {
+                    last + 1
+                } else {
+                    event.revision
+                };
                 return self.page;
             }
             self.revision = event.revision;

@@ -246,6 +246,11 @@ fn run<E: Engine>(
             Some(Request::RequestRange(range)) => Response::ResponseRange(read(writer, range, usize::MAX)?),
             Some(Request::RequestPut(put)) => Response::ResponsePut(run_put(writer, put)),
             Some(Request::RequestDeleteRange(delete)) => Response::ResponseDeleteRange(run_delete(writer, delete)),
+            Some(Request::RequestTxn(txn)) if mutants::is("compare-after-write") => {
+                let mut path = Path::new();
+                choose(&*writer, txn, &mut path);
+                Response::ResponseTxn(run(writer, txn, &mut path.into_iter())?)
+            }
             Some(Request::RequestTxn(txn)) => Response::ResponseTxn(run(writer, txn, path)?),
             None => return Err(Error::KeyNotFound),
         };

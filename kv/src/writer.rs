@@ -18,7 +18,7 @@
 use crate::{
     count::{self, Fences},
     engine::{Batch, Engine, Family, Row, Rows},
-    hash, layout,
+    hash, layout, mutants,
     record::{Event, Record, Revision, row_hash},
     registry::Registry,
     shared::Shared,
@@ -217,7 +217,13 @@ impl<'s, E: Engine> Writer<'s, E> {
             }
         }
         if let Some((from, to)) = self.registry.take_compacted() {
+            let to = to + i64::from(mutants::is("compaction-takes-one-more"));
             batch.delete_range(Family::Ev, layout::revision_key(from.max(0)), layout::revision_key(to));
+        }
+        if mutants::is("applied-apart") {
+            let mut state = Batch::default();
+            state.put(Family::Meta, Bytes::from_static(layout::STATE), self.state.encode());
+            self.engine.write(&state);
         }
         batch.put(Family::Meta, Bytes::from_static(layout::STATE), self.state.encode());
         self.engine.write(&batch);

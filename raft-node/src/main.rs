@@ -18,6 +18,11 @@ use tokio::signal::unix::{SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // A build with seeded bugs in it is not a product, and must not be taken for one by accident.
+    if cfg!(feature = "mutants") && std::env::var_os("DIPPER_MUTANT").is_none() {
+        eprintln!("dipper: this build contains seeded bugs and serves only tests, which set DIPPER_MUTANT");
+        return ExitCode::FAILURE;
+    }
     // A thread that broke an invariant must not leave the others answering. The profile says `abort` too,
     // but tests build with unwinding: this holds in both.
     let print = std::panic::take_hook();

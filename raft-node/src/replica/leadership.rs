@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::{
     Error,
-    node::{Command, LeaseExpire, command::Op},
+    node::{Command, Forward, Lane, LeaseExpire, command::Op, peer_request::Body as RequestBody},
 };
 
 use super::{Answer, Time, replica::Replica};
@@ -44,6 +44,9 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     pub(super) fn expire_leases(&mut self) {
+        if kv::mutants::is("stale-leader-revokes") && !self.leads() && self.leader() != 0 {
+            self.revoke_though_deposed();
+        }
         // Not before everything of earlier terms is applied: a lease may just have been revoked there.
         if !self.leads() || !self.raw.raft.apply_to_current_term() {
             return;
@@ -62,6 +65,23 @@ impl<W, R: LogReader> Replica<W, R> {
         if self.append(vec![command]).is_none() {
             self.lessor.expiry_refused(&ids);
         }
+    }
+
+    /// A seeded bug: by a clock that knows of no renewal, and past the term in the command.
+    fn revoke_though_deposed(&mut self) {
+        let ids = self.lessor.take_expired(self.now, limits::LEASES_EXPIRED_PER_TURN_MAX);
+        if ids.is_empty() {
+            return;
+        }
+        let term = self.raw.raft.term;
+        let command = Command {
+            op: Some(Op::LeaseExpire(LeaseExpire { term, ids })),
+        };
+        let request = self.new_request();
+        let forward = RequestBody::Forward(Forward {
+            commands: vec![command],
+        });
+        self.ask_peer(self.leader(), request, forward, Lane::Bulk);
     }
 
     pub(super) fn move_leader(&mut self, target: Option<u64>, waiter: W, deadline: Time) {

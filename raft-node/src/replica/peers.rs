@@ -171,6 +171,11 @@ impl<W, R: LogReader> Replica<W, R> {
 
     /// One round, or one question to the leader, for all reads that wait.
     pub(super) fn ask_waiting(&mut self, now: Time) {
+        if kv::mutants::is("read-without-index") {
+            for read in std::mem::take(&mut self.reads.waiting) {
+                self.answer_read(read);
+            }
+        }
         if self.reads.waiting.is_empty() || self.leader() == 0 {
             return;
         }
@@ -182,6 +187,12 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     fn begin_round(&mut self) {
+        if kv::mutants::is("read-before-noop") && !self.raw.raft.commit_to_current_term() {
+            let context = self.new_context();
+            self.reads.begin_round(context.clone());
+            self.round_confirmed(&context, self.raw.raft.raft_log.committed);
+            return;
+        }
         // raft-rs drops a read before the first commit of the term: it waits here instead.
         if !self.raw.raft.commit_to_current_term() || self.reads.rounds() >= limits::READ_ROUNDS_MAX {
             return;
@@ -340,7 +351,7 @@ impl<W, R: LogReader> Replica<W, R> {
         self.frames.push(Outgoing { to, lane, frame });
     }
 
-    fn ask_peer(&mut self, to: u64, id: u64, body: RequestBody, lane: Lane) {
+    pub(super) fn ask_peer(&mut self, to: u64, id: u64, body: RequestBody, lane: Lane) {
         let frame = PeerFrame {
             body: Some(Body::Request(PeerRequest { id, body: Some(body) })),
         };

@@ -34,7 +34,8 @@ impl<W, R: LogReader> Replica<W, R> {
         }
         let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
         let must_sync = ready.must_sync();
-        if must_sync {
+        let is_forgotten = kv::mutants::is("vote-not-persisted") && group.entries.is_empty();
+        if must_sync && !is_forgotten {
             // A commit index alone is not worth a write: it rides with the next one.
             group.hard_state = Some(self.hard_state.clone());
         }
@@ -42,7 +43,10 @@ impl<W, R: LogReader> Replica<W, R> {
         // Entries may follow the snapshot in the same Ready.
         self.raw.mut_store().append(&group.entries);
         let committed = ready.take_committed_entries();
-        let messages = ready.take_persisted_messages();
+        let mut messages = ready.take_persisted_messages();
+        if kv::mutants::is("ack-before-sync") {
+            self.send(std::mem::take(&mut messages));
+        }
         self.raw.advance_append_async(ready);
         self.hand_out(committed, output);
         if must_sync || !self.unpersisted.is_empty() {

@@ -259,7 +259,7 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     pub(super) fn new_context(&mut self) -> Vec<u8> {
-        self.next_context += 1;
+        self.next_context += u64::from(!kv::mutants::is("read-context-reused"));
         [self.raw.raft.term.to_be_bytes(), self.next_context.to_be_bytes()].concat()
     }
 

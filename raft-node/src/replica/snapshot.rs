@@ -113,6 +113,11 @@ impl<W, R: LogReader> Replica<W, R> {
         let skipped = self.pending.skipped(at.index);
         self.fail(skipped);
         self.installing = Some(number);
+        if kv::mutants::is("serve-while-installing") {
+            for read in self.reads.applied(at.index) {
+                self.answer_read(read);
+            }
+        }
         at
     }
 }

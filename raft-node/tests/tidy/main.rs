@@ -73,7 +73,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dipper-kv", &["dipper-proto"]),
     ("dipper-raft-node", &["dipper-proto", "dipper-kv"]),
     ("dipper-client", &["dipper-proto"]),
-    ("dipper-jepsen", &["dipper-proto", "dipper-raft-node", "dipper-client"]),
+    (
+        "dipper-jepsen",
+        &["dipper-proto", "dipper-kv", "dipper-raft-node", "dipper-client"],
+    ),
 ];
 
 fn root() -> PathBuf {

@@ -1,0 +1,414 @@
+//! The clients and watchers of a run: closed loops on one thread inside the clients' namespace, so that one
+//! owner holds the history and no lock orders what was concurrent.
+//!
+//! ```text
+//!   Running        every client asks, one request at a time
+//!   Draining       each finishes what it has asked
+//!   Finishing      a last put and a read of everything at every member; watchers catch up; all hashes
+//! ```
+//! A client whose outcome is unknown goes on under a new process number. Not here: what is asked (`workload`),
+//! and faults.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use dipper_client::Client;
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, LocalSet},
+    time::{Instant, sleep},
+};
+
+use super::{
+    client::{Service, perform, pinned},
+    clock::Clock,
+    command::{Result, failed},
+    watcher::Watcher,
+};
+use crate::{
+    history::{Final, NEVER, Operation, Outcome, Put, Range, Record, Reply, Request, WatchRequest},
+    rng::Rng,
+    workload::{self, Kind, Step},
+};
+
+/// How long a client does nothing when its workload says so.
+const REST: Duration = Duration::from_millis(400);
+/// Whoever is refused at once must not spin.
+const AFTER_FAILURE: Duration = Duration::from_millis(10);
+/// Watches of one client that are open at once.
+const WATCHES_MAX: usize = 4;
+
+pub type Records = Rc<RefCell<Vec<Record>>>;
+
+/// Everything that a load needs to know of its cluster.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub clock: Clock,
+    pub is_etcd: bool,
+    pub members: usize,
+    pub starts: Vec<Arc<AtomicU32>>,
+    pub ids: Vec<u64>,
+    pub clients: usize,
+    /// Between two requests of one client.
+    pub pause: Duration,
+    pub call_deadline: Duration,
+}
+
+/// How a run ends; `Finishing` holds the members that must answer.
+#[derive(Clone, Debug)]
+enum Phase {
+    Running,
+    Draining,
+    Finishing(Vec<usize>),
+}
+
+/// What has happened so far, for those who watch the load from outside.
+#[derive(Debug, Default)]
+pub struct Tally {
+    acknowledged: AtomicU64,
+    refused: AtomicU64,
+    down: AtomicU64,
+}
+
+/// A moment's [`Tally`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub acknowledged: u64,
+    /// On their merits.
+    pub refused: u64,
+    /// Because nobody served them; unknown outcomes are among these.
+    pub down: u64,
+}
+
+impl Tally {
+    pub fn counts(&self) -> Counts {
+        Counts {
+            acknowledged: self.acknowledged.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            down: self.down.load(Ordering::Relaxed),
+        }
+    }
+
+    fn count(&self, outcome: &Outcome, service: Service) {
+        let counter = match (outcome, service) {
+            (Outcome::Ok(_), _) => &self.acknowledged,
+            (_, Service::Served) => &self.refused,
+            (_, Service::Down) => &self.down,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A load that runs.
+pub struct Load {
+    pub tally: Arc<Tally>,
+    phase: watch::Sender<Phase>,
+    thread: thread::JoinHandle<Result<Vec<Record>>>,
+}
+
+impl Load {
+    /// Must be called from a thread inside the clients' namespace.
+    pub fn start(plan: Plan, kinds: Vec<Kind>, rng: Rng) -> Self {
+        let (phase, phases) = watch::channel(Phase::Running);
+        let tally = Arc::new(Tally::default());
+        let counts = Arc::clone(&tally);
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let tasks = LocalSet::new();
+            tasks.block_on(&runtime, run(plan, kinds, rng, phases, counts))
+        });
+        Self { tally, phase, thread }
+    }
+
+    pub fn drain(&self) {
+        // A thread that is gone says why when it is joined.
+        let _ = self.phase.send(Phase::Draining);
+    }
+
+    /// Asks `members` for the end of the story; the whole history.
+    pub fn finish(self, members: Vec<usize>) -> Result<Vec<Record>> {
+        let _ = self.phase.send(Phase::Finishing(members));
+        self.thread
+            .join()
+            .unwrap_or_else(|_| failed("the clients' thread panicked"))
+    }
+}
+
+async fn run(
+    plan: Plan,
+    kinds: Vec<Kind>,
+    mut rng: Rng,
+    mut phases: watch::Receiver<Phase>,
+    tally: Arc<Tally>,
+) -> Result<Vec<Record>> {
+    let plan = Rc::new(plan);
+    let records: Records = Rc::default();
+    let (watching, seen) = start_watchers(&plan, &records);
+    let next_process = Rc::new(Cell::new(plan.clients as u32));
+    let next_watcher = Rc::new(Cell::new(plan.members as u32));
+    let mut asking = Vec::new();
+    for number in 0..plan.clients {
+        let asker = Asker {
+            client: pinned(number % plan.members, plan.is_etcd, plan.call_deadline)?,
+            member: number % plan.members,
+            process: number as u32,
+            next_process: Rc::clone(&next_process),
+            plan: Rc::clone(&plan),
+            records: Rc::clone(&records),
+            tally: Arc::clone(&tally),
+        };
+        // Kinds take turns on each member: neighbours among clients have neighbouring members.
+        let workload = workload::Client::new(kinds[number / plan.members % kinds.len()], number as u32);
+        let opened = Opened {
+            next_watcher: Rc::clone(&next_watcher),
+            watches: Vec::new(),
+        };
+        let asks = asker.run(workload, rng.fork(), opened, phases.clone());
+        asking.push(tokio::task::spawn_local(asks));
+    }
+    for task in asking {
+        if let Err(error) = task.await {
+            return failed(format!("a client panicked: {error}"));
+        }
+    }
+    let ending = phases.wait_for(|phase| matches!(phase, Phase::Finishing(_))).await;
+    let Ok(Phase::Finishing(members)) = ending.as_deref().cloned() else {
+        return failed("the run was abandoned");
+    };
+    let finale = Finale {
+        plan: &plan,
+        records: &records,
+        next_process: &next_process,
+    };
+    let revision = finale.last_requests(&members).await?;
+    finale.await_watchers(&members, &seen, revision).await?;
+    finale.hashes(&members, revision).await?;
+    finale.await_agreement(&members, &seen).await?;
+    // Before they are told to end: they are open in this history.
+    let history = records.take();
+    for task in watching {
+        task.abort();
+    }
+    Ok(history)
+}
+
+/// One watch of everything on each member; every other one takes its events in fragments.
+fn start_watchers(plan: &Rc<Plan>, records: &Records) -> (Vec<JoinHandle<()>>, Vec<Rc<Cell<i64>>>) {
+    let mut tasks = Vec::new();
+    let mut all_seen = Vec::new();
+    for member in 0..plan.members {
+        let seen = Rc::new(Cell::new(0));
+        let watcher = Watcher {
+            number: member as u32,
+            member,
+            starts: Arc::clone(&plan.starts[member]),
+            request: WatchRequest {
+                key: "\0".to_owned(),
+                range_end: "\0".to_owned(),
+                start_revision: 1,
+                prev_kv: true,
+                progress_notify: true,
+                fragment: member % 2 == 0,
+                ..WatchRequest::default()
+            },
+            clock: plan.clock,
+            records: Rc::clone(records),
+            seen: Rc::clone(&seen),
+            is_open: false,
+        };
+        tasks.push(tokio::task::spawn_local(watcher.run()));
+        all_seen.push(seen);
+    }
+    (tasks, all_seen)
+}
+
+struct Asker {
+    client: Client,
+    member: usize,
+    process: u32,
+    next_process: Rc<Cell<u32>>,
+    plan: Rc<Plan>,
+    records: Records,
+    tally: Arc<Tally>,
+}
+
+impl Asker {
+    async fn run(
+        mut self,
+        mut workload: workload::Client,
+        mut rng: Rng,
+        mut opened: Opened,
+        phases: watch::Receiver<Phase>,
+    ) {
+        while matches!(*phases.borrow(), Phase::Running) {
+            let mut pause = self.plan.pause;
+            match workload.next(&mut rng) {
+                Step::Rest => pause = REST,
+                Step::Watch(request) => opened.watch(&self, request),
+                Step::Ask(request) => {
+                    let operation = self.ask(request).await;
+                    workload.done(&operation.request, &operation.outcome);
+                    if matches!(operation.outcome, Outcome::Unknown(_)) {
+                        self.process = self.next_process.replace(self.next_process.get() + 1);
+                    }
+                    if !matches!(operation.outcome, Outcome::Ok(_)) {
+                        pause = AFTER_FAILURE;
+                    }
+                    self.records.borrow_mut().push(Record::Operation(operation));
+                }
+            }
+            sleep(pause).await;
+        }
+        opened.close();
+    }
+
+    async fn ask(&self, request: Request) -> Operation {
+        let incarnation = self.plan.starts[self.member].load(Ordering::SeqCst);
+        let invoked = self.plan.clock.now();
+        let (outcome, service) = perform(&self.client, &request, &self.plan.ids).await;
+        self.tally.count(&outcome, service);
+        let is_unknown = matches!(outcome, Outcome::Unknown(_));
+        Operation {
+            process: self.process,
+            member: self.member as u32,
+            incarnation,
+            invoked,
+            returned: if is_unknown { NEVER } else { self.plan.clock.now() },
+            request,
+            outcome,
+        }
+    }
+}
+
+/// The watches that one client has opened; they end with it.
+struct Opened {
+    next_watcher: Rc<Cell<u32>>,
+    watches: Vec<JoinHandle<()>>,
+}
+
+impl Opened {
+    /// The oldest makes room: a client that opens many is not to drown a member.
+    fn watch(&mut self, asker: &Asker, request: WatchRequest) {
+        if self.watches.len() == WATCHES_MAX {
+            self.watches.remove(0).abort();
+        }
+        let watcher = Watcher {
+            number: self.next_watcher.replace(self.next_watcher.get() + 1),
+            member: asker.member,
+            starts: Arc::clone(&asker.plan.starts[asker.member]),
+            request,
+            clock: asker.plan.clock,
+            records: Rc::clone(&asker.records),
+            seen: Rc::default(),
+            is_open: false,
+        };
+        self.watches.push(tokio::task::spawn_local(watcher.run()));
+    }
+
+    fn close(self) {
+        for watch in self.watches {
+            watch.abort();
+        }
+    }
+}
+
+/// The end of a run, when every fault is over.
+struct Finale<'a> {
+    plan: &'a Rc<Plan>,
+    records: &'a Records,
+    next_process: &'a Rc<Cell<u32>>,
+}
+
+impl Finale<'_> {
+    const TIME_MAX: Duration = Duration::from_secs(15);
+
+    /// A put and a linearizable read of everything through every member; both must succeed.
+    async fn last_requests(&self, members: &[usize]) -> Result<i64> {
+        let mut newest = 0;
+        for member in members {
+            let asker = Asker {
+                client: pinned(*member, self.plan.is_etcd, Self::TIME_MAX)?,
+                member: *member,
+                process: self.next_process.replace(self.next_process.get() + 1),
+                next_process: Rc::clone(self.next_process),
+                plan: Rc::clone(self.plan),
+                records: Rc::clone(self.records),
+                tally: Arc::default(),
+            };
+            for request in [last_put(*member), everything()] {
+                let operation = asker.ask(request).await;
+                let outcome = operation.outcome.clone();
+                self.records.borrow_mut().push(Record::Operation(operation));
+                newest = newest.max(match outcome {
+                    Outcome::Ok(Reply::Put { revision, .. }) => revision,
+                    Outcome::Ok(Reply::Range(range)) => range.revision,
+                    other => return failed(format!("the last requests at member {member} ended with {other:?}")),
+                });
+            }
+        }
+        Ok(newest)
+    }
+
+    async fn await_watchers(&self, members: &[usize], seen: &[Rc<Cell<i64>>], revision: i64) -> Result<()> {
+        let deadline = Instant::now() + Self::TIME_MAX;
+        for member in members {
+            while seen[*member].get() < revision {
+                if Instant::now() > deadline {
+                    return failed(format!(
+                        "the watcher of member {member} has seen up to {} of {revision} in {:?}",
+                        seen[*member].get(),
+                        Self::TIME_MAX
+                    ));
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// A lease may have ended meanwhile: nobody may have seen less than another.
+    async fn await_agreement(&self, members: &[usize], seen: &[Rc<Cell<i64>>]) -> Result<()> {
+        let newest = seen.iter().map(|seen| seen.get()).max().unwrap_or_default();
+        self.await_watchers(members, seen, newest).await
+    }
+
+    async fn hashes(&self, members: &[usize], revision: i64) -> Result<()> {
+        for member in members {
+            let client = pinned(*member, self.plan.is_etcd, Self::TIME_MAX)?;
+            match client.hash_kv(revision).await {
+                Ok(answer) => self.records.borrow_mut().push(Record::Final(Final {
+                    member: *member as u32,
+                    revision,
+                    compact_revision: answer.compact_revision,
+                    hash: answer.hash,
+                })),
+                Err(error) => return failed(format!("HashKV of member {member}: {error}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn last_put(member: usize) -> Request {
+    Request::Put(Put {
+        key: format!("last/{member}"),
+        value: "last".to_owned(),
+        ..Put::default()
+    })
+}
+
+fn everything() -> Request {
+    Request::Range(Range {
+        key: "\0".to_owned(),
+        range_end: "\0".to_owned(),
+        ..Range::default()
+    })
+}
