@@ -59,9 +59,8 @@ pub const READS_ASKED_MAX: usize = 4;
 /// A question to the leader without a word is asked again, with a new id.
 pub const READ_RETRY: Duration = Duration::from_millis(200);
 /// A forwarded write whose leader leads no more waits this long for that member's word. A living one says what
-/// became of it within a round trip; a deaf one never does, and with the election before it this must stay below a
-/// second, or every client that had a write on its way there is without service for longer than that.
-pub const FORMER_LEADER_SILENCE: Duration = Duration::from_millis(400);
+/// became of it within a round trip; this is long enough for a loaded machine.
+pub const FORMER_LEADER_SILENCE: Duration = Duration::from_secs(1);
 /// Leases that one entry ends.
 pub const LEASES_EXPIRED_PER_TURN_MAX: usize = 1_000;
 
