@@ -23,8 +23,7 @@ fn main() -> ExitCode {
         eprintln!("dipper: this build contains seeded bugs and serves only tests, which set DIPPER_MUTANT");
         return ExitCode::FAILURE;
     }
-    // A thread that broke an invariant must not leave the others answering. The profile says `abort` too,
-    // but tests build with unwinding: this holds in both.
+    // A thread that broke an invariant must not leave the others answering. Not in the profile: see Cargo.toml.
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);

@@ -16,12 +16,12 @@ fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-/// Every workload writes text; anything else is shown as what it is not.
-fn text(bytes: &Bytes) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// Every workload writes text; damage that made something else of it must stay visible.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap_or_else(|_| format!("not text: {bytes:02x?}"))
 }
 
-fn revision(header: Option<&ResponseHeader>) -> i64 {
+pub fn revision(header: Option<&ResponseHeader>) -> i64 {
     header.map_or(0, |header| header.revision)
 }
 

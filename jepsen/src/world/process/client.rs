@@ -6,15 +6,15 @@
 
 use std::time::Duration;
 
-use dipper_client::{Client, ConnectOptions, Delete, Error, Get, ServerError, Writes, etcdserverpb as pb, mvccpb};
-use pb::{compare, request_op, response_op};
+use dipper_client::{Client, ConnectOptions, Delete, Error, Get, ServerError, Writes, etcdserverpb as pb};
 
 use super::{
     command::{Error as WorldError, Result},
     network::{CLIENT_PORT, client_address},
 };
-use crate::history::{
-    Compare, CompareResult, CompareTarget, DeleteRange, KeyValue, Outcome, Put, Range, RangeReply, Reply, Request, Txn,
+use crate::{
+    history::{DeleteRange, Outcome, Put, Range, Reply, Request},
+    world::messages::{self, revision, text},
 };
 
 /// A client of one member; must be made inside a runtime.
@@ -85,29 +85,29 @@ fn is_about_service(row: &ServerError) -> bool {
 
 async fn ask(client: &Client, request: &Request, ids: &[u64]) -> std::result::Result<Reply, Error> {
     Ok(match request {
-        Request::Range(range) => Reply::Range(range_reply(&get(client, range).send().await?)),
-        Request::Put(put) => put_reply(&described_put(client, put).send().await?),
-        Request::DeleteRange(delete) => delete_reply(&described_delete(client, delete).send().await?),
-        Request::Txn(txn) => txn_reply(client.txn_with(txn_message(client, txn)).await?),
-        Request::Compact { revision } => Reply::Compact {
-            revision: revision_of(client.compact(*revision).await?.header),
+        Request::Range(range) => Reply::Range(messages::range_reply(&get(client, range).send().await?)),
+        Request::Put(put) => messages::put_reply(&described_put(client, put).send().await?),
+        Request::DeleteRange(delete) => messages::delete_reply(&described_delete(client, delete).send().await?),
+        Request::Txn(txn) => messages::txn_reply(&client.txn_with(messages::txn(txn)).await?),
+        Request::Compact { revision: at } => Reply::Compact {
+            revision: revision(client.compact(*at).await?.header.as_ref()),
         },
         Request::LeaseGrant { id, ttl_s } => {
             let asked = pb::LeaseGrantRequest { ttl: *ttl_s, id: *id };
             let answer = client.lease_grant_with(asked).await?;
             Reply::LeaseGrant {
-                revision: revision_of(answer.header),
+                revision: revision(answer.header.as_ref()),
                 id: answer.id,
                 ttl_s: answer.ttl,
             }
         }
         Request::LeaseRevoke { id } => Reply::LeaseRevoke {
-            revision: revision_of(client.lease_revoke(*id).await?.header),
+            revision: revision(client.lease_revoke(*id).await?.header.as_ref()),
         },
         Request::LeaseKeepAlive { id } => {
             let answer = client.lease_keep_alive_once(*id).await?;
             Reply::LeaseKeepAlive {
-                revision: revision_of(answer.header),
+                revision: revision(answer.header.as_ref()),
                 ttl_s: answer.ttl,
             }
         }
@@ -115,7 +115,7 @@ async fn ask(client: &Client, request: &Request, ids: &[u64]) -> std::result::Re
             let asked = pb::LeaseTimeToLiveRequest { id: *id, keys: true };
             let answer = client.lease_time_to_live(asked).await?;
             Reply::LeaseTimeToLive {
-                revision: revision_of(answer.header),
+                revision: revision(answer.header.as_ref()),
                 ttl_s: answer.ttl,
                 granted_ttl_s: answer.granted_ttl,
                 keys: answer.keys.iter().map(|key| text(key)).collect(),
@@ -172,113 +172,4 @@ fn described_delete<'a>(client: &'a Client, wanted: &DeleteRange) -> Delete<'a> 
         delete = delete.prev_kv();
     }
     delete
-}
-
-fn txn_message(client: &Client, txn: &Txn) -> pb::TxnRequest {
-    pb::TxnRequest {
-        compare: txn.compares.iter().map(compare_message).collect(),
-        success: txn.success.iter().map(|each| operation(client, each)).collect(),
-        failure: txn.failure.iter().map(|each| operation(client, each)).collect(),
-    }
-}
-
-fn operation(client: &Client, request: &Request) -> pb::RequestOp {
-    use request_op::Request as Operation;
-    let operation = match request {
-        Request::Range(range) => Operation::RequestRange(get(client, range).into_request()),
-        Request::Put(put) => Operation::RequestPut(described_put(client, put).into_request()),
-        Request::DeleteRange(delete) => Operation::RequestDeleteRange(described_delete(client, delete).into_request()),
-        Request::Txn(txn) => Operation::RequestTxn(txn_message(client, txn)),
-        other => panic!("no transaction can hold {other:?}"),
-    };
-    pb::RequestOp {
-        request: Some(operation),
-    }
-}
-
-fn compare_message(compare: &Compare) -> pb::Compare {
-    let result = match compare.result {
-        CompareResult::Equal => compare::CompareResult::Equal,
-        CompareResult::NotEqual => compare::CompareResult::NotEqual,
-        CompareResult::Greater => compare::CompareResult::Greater,
-        CompareResult::Less => compare::CompareResult::Less,
-    };
-    let (target, union) = match &compare.target {
-        CompareTarget::Version(n) => (compare::CompareTarget::Version, compare::TargetUnion::Version(*n)),
-        CompareTarget::Create(n) => (compare::CompareTarget::Create, compare::TargetUnion::CreateRevision(*n)),
-        CompareTarget::Mod(n) => (compare::CompareTarget::Mod, compare::TargetUnion::ModRevision(*n)),
-        CompareTarget::Value(value) => (
-            compare::CompareTarget::Value,
-            compare::TargetUnion::Value(value.clone().into()),
-        ),
-        CompareTarget::Lease(id) => (compare::CompareTarget::Lease, compare::TargetUnion::Lease(*id)),
-    };
-    pb::Compare {
-        result: result.into(),
-        target: target.into(),
-        key: compare.key.clone().into(),
-        range_end: compare.range_end.clone().into(),
-        target_union: Some(union),
-    }
-}
-
-fn range_reply(answer: &pb::RangeResponse) -> RangeReply {
-    RangeReply {
-        revision: revision_of(answer.header),
-        kvs: answer.kvs.iter().map(key_value).collect(),
-        more: answer.more,
-        count: answer.count,
-    }
-}
-
-fn put_reply(answer: &pb::PutResponse) -> Reply {
-    Reply::Put {
-        revision: revision_of(answer.header),
-        prev_kv: answer.prev_kv.as_ref().map(key_value),
-    }
-}
-
-fn delete_reply(answer: &pb::DeleteRangeResponse) -> Reply {
-    Reply::DeleteRange {
-        revision: revision_of(answer.header),
-        deleted: answer.deleted,
-        prev_kvs: answer.prev_kvs.iter().map(key_value).collect(),
-    }
-}
-
-/// What is inside a transaction has no header of its own on the wire; etcd fills some in, others not.
-fn txn_reply(answer: pb::TxnResponse) -> Reply {
-    let replies = answer.responses.into_iter().filter_map(|response| response.response);
-    Reply::Txn {
-        revision: revision_of(answer.header),
-        succeeded: answer.succeeded,
-        replies: replies
-            .map(|response| match response {
-                response_op::Response::ResponseRange(range) => Reply::Range(range_reply(&range)),
-                response_op::Response::ResponsePut(put) => put_reply(&put),
-                response_op::Response::ResponseDeleteRange(delete) => delete_reply(&delete),
-                response_op::Response::ResponseTxn(txn) => txn_reply(txn),
-            })
-            .collect(),
-    }
-}
-
-pub fn key_value(kv: &mvccpb::KeyValue) -> KeyValue {
-    KeyValue {
-        key: text(&kv.key),
-        value: text(&kv.value),
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
-        version: kv.version,
-        lease: kv.lease,
-    }
-}
-
-fn revision_of(header: Option<pb::ResponseHeader>) -> i64 {
-    header.unwrap_or_default().revision
-}
-
-/// Workloads write text; damage that made something else of it must stay visible.
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap_or_else(|_| format!("not text: {bytes:02x?}"))
 }

@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
-use dipper_client::{etcdserverpb as pb, mvccpb};
-use pb::{watch_client::WatchClient, watch_create_request::FilterType, watch_request::RequestUnion};
+use dipper_client::etcdserverpb as pb;
+use pb::{watch_client::WatchClient, watch_request::RequestUnion};
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
@@ -25,12 +25,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Endpoint};
 
 use super::{
-    client::key_value,
     clock::Clock,
     load::Records,
     network::{CLIENT_PORT, client_address},
 };
-use crate::history::{Event, Record, Watch, WatchRequest, WatchStep};
+use crate::{
+    history::{Record, Watch, WatchRequest, WatchStep},
+    world::messages,
+};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
 /// A stream says something at least this often: progress is asked for in between.
@@ -101,7 +103,7 @@ impl Watcher {
         self.note(WatchStep::Asked(self.request.clone()));
         self.is_open = true;
         let (requests, receiver) = mpsc::channel(4);
-        let create = RequestUnion::CreateRequest(create_message(&self.request));
+        let create = RequestUnion::CreateRequest(messages::watch(&self.request));
         requests.try_send(message(create)).expect("a new channel has room");
         let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
         let opening = client.watch(ReceiverStream::new(receiver));
@@ -167,7 +169,7 @@ impl Watcher {
         let is_whole = !response.fragment;
         self.note(WatchStep::Events {
             revision,
-            events: response.events.iter().map(event).collect(),
+            events: response.events.iter().map(messages::event).collect(),
             fragment: response.fragment,
         });
         if is_whole {
@@ -195,34 +197,5 @@ impl Drop for Watcher {
 fn message(request: RequestUnion) -> pb::WatchRequest {
     pb::WatchRequest {
         request_union: Some(request),
-    }
-}
-
-fn create_message(request: &WatchRequest) -> pb::WatchCreateRequest {
-    let filters = [
-        (request.no_put, FilterType::Noput),
-        (request.no_delete, FilterType::Nodelete),
-    ];
-    pb::WatchCreateRequest {
-        key: request.key.clone().into(),
-        range_end: request.range_end.clone().into(),
-        start_revision: request.start_revision,
-        prev_kv: request.prev_kv,
-        progress_notify: request.progress_notify,
-        fragment: request.fragment,
-        filters: filters
-            .iter()
-            .filter(|(is_on, _)| *is_on)
-            .map(|(_, filter)| (*filter).into())
-            .collect(),
-        ..Default::default()
-    }
-}
-
-fn event(event: &mvccpb::Event) -> Event {
-    Event {
-        is_delete: event.r#type() == mvccpb::event::EventType::Delete,
-        kv: event.kv.as_ref().map(key_value).unwrap_or_default(),
-        prev_kv: event.prev_kv.as_ref().map(key_value),
     }
 }
