@@ -3,9 +3,13 @@
 //!
 //! Events come and go in the segments in which they were applied, so that a reader takes what it needs with
 //! one reference per segment, and holds the lock no longer than that.
+//!
+//! It holds every change from `start` on, so the newest event here of a key is its present state: apply need not
+//! ask the engine for keys that changed lately.
 
 use crate::record::Event;
 use std::{collections::VecDeque, sync::Arc};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The events of one applied batch, in order.
 #[derive(Debug)]
@@ -16,10 +20,24 @@ pub struct Segment {
     bytes: usize,
 }
 
+/// Bytes of events to a slot: about those of a small event.
+const SLOT_BYTES: usize = 512;
+
+/// Where an event is: the number of its segment, counted from 1 since the ring was made, and its place in that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    segment: u64,
+    event: u32,
+}
+
 /// All events from `start` on.
 #[derive(Debug)]
 pub struct Ring {
     segments: VecDeque<Arc<Segment>>,
+    /// Segments that have gone.
+    gone: u64,
+    /// Where a key's newest event is, in the slot of its hash; the newer one's of two keys with one slot.
+    newest: Vec<Place>,
     start: i64,
     bytes: usize,
     bytes_max: usize,
@@ -30,6 +48,8 @@ impl Ring {
     pub fn new(start: i64, bytes_max: usize) -> Self {
         Self {
             segments: VecDeque::new(),
+            gone: 0,
+            newest: vec![Place::default(); (bytes_max / SLOT_BYTES).next_power_of_two()],
             start,
             bytes: 0,
             bytes_max,
@@ -43,12 +63,30 @@ impl Ring {
         };
         let bytes = events.iter().map(|event| event.bytes()).sum();
         self.bytes += bytes;
+        let segment = self.gone + self.segments.len() as u64 + 1;
+        for (event, at) in events.iter().zip(0..) {
+            let slot = self.slot(&event.key);
+            self.newest[slot] = Place { segment, event: at };
+        }
         self.segments.push_back(Arc::new(Segment { events, last, bytes }));
         while self.bytes > self.bytes_max {
             let oldest = self.segments.pop_front().expect("bytes are only held by segments");
             self.bytes -= oldest.bytes;
             self.start = oldest.last + 1;
+            self.gone += 1;
         }
+    }
+
+    /// The last change of a key, if it is found among these events: a look that may miss, never one that errs.
+    pub fn latest(&self, key: &[u8]) -> Option<&Arc<Event>> {
+        let place = self.newest[self.slot(key)];
+        let segment = place.segment.checked_sub(self.gone + 1)?;
+        let event = &self.segments[segment as usize].events[place.event as usize];
+        (event.key == key).then_some(event)
+    }
+
+    fn slot(&self, key: &[u8]) -> usize {
+        xxh3_64(key) as usize & (self.newest.len() - 1)
     }
 
     /// Forgets everything: what happened before `start` was more than there is room for.
@@ -82,6 +120,44 @@ mod tests {
             prev: None,
             before: None,
         })
+    }
+
+    fn change(key: &'static str, revision: i64, sub: i64) -> Arc<Event> {
+        let (key, event) = (key.into(), event(revision));
+        Arc::new(Event {
+            key,
+            sub,
+            ..(*event).clone()
+        })
+    }
+
+    #[test]
+    fn the_last_change_of_a_key_is_found_until_it_goes() {
+        let at = |ring: &Ring, key: &str| ring.latest(key.as_bytes()).map(|event| (event.revision, event.sub));
+        // Room for four events, and slots enough that these keys do not share one.
+        let mut ring = Ring::new(2, 64 << 10);
+        ring.bytes_max = 4 * event(0).bytes() + 4;
+        ring.push(vec![change("a", 2, 0), change("b", 2, 1), change("a", 2, 2)]);
+        assert_eq!((at(&ring, "a"), at(&ring, "b")), (Some((2, 2)), Some((2, 1))));
+        ring.push(vec![change("b", 3, 0)]);
+        assert_eq!((at(&ring, "b"), at(&ring, "c")), (Some((3, 0)), None));
+        ring.push(vec![change("c", 4, 0)]);
+        assert_eq!(ring.start, 3, "the first segment went");
+        assert_eq!((at(&ring, "a"), at(&ring, "b")), (None, Some((3, 0))));
+        ring.restart(5);
+        assert_eq!(at(&ring, "b"), None);
+        ring.push(vec![change("c", 5, 0)]);
+        assert_eq!((at(&ring, "b"), at(&ring, "c")), (None, Some((5, 0))));
+    }
+
+    #[test]
+    fn a_key_in_anothers_slot_is_not_taken_for_it() {
+        let mut ring = Ring::new(2, 4 * event(0).bytes());
+        ring.push(vec![change("a", 2, 0)]);
+        let place = ring.newest[ring.slot(b"a")];
+        let slot = ring.slot(b"z");
+        ring.newest[slot] = place;
+        assert_eq!(ring.latest(b"z"), None);
     }
 
     #[test]

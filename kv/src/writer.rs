@@ -2,7 +2,7 @@
 //! asked for it, and what a later command of the batch reads has the earlier ones in it.
 //!
 //! ```text
-//! reads      changed (not written yet)  ->  known (prefetched)  ->  base (snapshot of the engine)
+//! reads      changed (not written yet)  ->  known (the ring's, prefetched)  ->  base (snapshot of the engine)
 //! put k      cur[k]; ev[revision]; gone[k] goes; lease rows; counts, bytes and hashes of the state
 //! ```
 //! Rows are written in one piece with the state row. A write set that outgrows [`PIECE_BYTES_MAX`] is written
@@ -123,10 +123,22 @@ impl<'s, E: Engine> Writer<'s, E> {
         }
     }
 
-    /// Reads the rows of these keys at once.
+    /// Reads the rows of these keys at once: what changed lately from the ring, the rest from the engine.
     pub(crate) fn prefetch(&mut self, mut keys: Vec<Bytes>) {
         keys.sort_unstable();
         keys.dedup();
+        let recent = self.shared.read();
+        keys.retain(|key| {
+            // Not for a deleted key: whether its row in `gone` was swept is the engine's to say.
+            let record = recent.ring.latest(key).and_then(|event| event.record.as_ref());
+            let row = record.map(Record::encode);
+            let is_known = row.is_some();
+            if is_known {
+                self.known[Family::Cur as usize].insert(key.clone(), row);
+            }
+            !is_known
+        });
+        drop(recent);
         let rows = self.engine.multi_get(Family::Cur, &keys);
         let missing = keys
             .iter()
@@ -258,10 +270,7 @@ impl<'s, E: Engine> Writer<'s, E> {
     fn change(&mut self, event: Event, prev_row: Option<&[u8]>) {
         let row = event.record.as_ref().map(Record::encode);
         let row_is = row.as_ref().map(|row| row_hash(&event.key, row));
-        let row_was = event
-            .prev
-            .as_ref()
-            .map_or(0, |prev| row_hash(&event.key, &prev.encode()));
+        let row_was = prev_row.map_or(0, |row| row_hash(&event.key, row));
         let bytes = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.live_bytes(&event.key));
         self.state.live_bytes += bytes(&event.record) - bytes(&event.prev);
         self.state.keys_total += event.keys_delta();
