@@ -21,9 +21,9 @@ use rocksdb::{
 use std::{fs, path::Path, sync::Arc};
 
 /// A memtable's size: two of them per family can exist while one is flushed.
-const MEMTABLE_BYTES: usize = 32 << 20;
+const MEMTABLE_BYTES: usize = 16 << 20;
 /// All memtables together: when they hold this much, RocksDB flushes by itself.
-const MEMTABLES_BYTES_MAX: usize = 96 << 20;
+const MEMTABLES_BYTES_MAX: usize = 64 << 20;
 /// Files small enough that a compaction is short, large enough that 100 GB are not too many to hold open.
 const FILE_BYTES: u64 = 64 << 20;
 /// RocksDB's own text log: a few small files, then the oldest goes.
