@@ -1,5 +1,7 @@
 //! The binary `dipper`: one member. Reads flags and `ETCD_*` variables, starts, and stops on a signal.
 
+mod allocator;
+
 use std::{process::ExitCode, time::Duration};
 
 use raft_node::{
@@ -13,11 +15,8 @@ use raft_node::{
 use slog::{Logger, error, info};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Small allocations of many threads are most of what a member does with memory.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     // A build with seeded bugs in it is not a product, and must not be taken for one by accident.
     if cfg!(feature = "mutants") && std::env::var_os("DIPPER_MUTANT").is_none() {
         eprintln!("dipper: this build contains seeded bugs and serves only tests, which set DIPPER_MUTANT");

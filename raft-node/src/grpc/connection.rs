@@ -15,7 +15,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tonic::transport::server::Connected;
 
 /// What all client connections of a member did.
 #[derive(Default)]
@@ -93,12 +92,6 @@ impl Connection {
         }
         sent
     }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
 }
 
 impl AsyncRead for Connection {

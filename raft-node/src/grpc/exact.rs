@@ -30,11 +30,12 @@ impl<S: NamedService> NamedService for Exact<S> {
     const NAME: &'static str = S::NAME;
 }
 
-type Reply = http::Response<Body>;
+/// What every service answers with.
+pub type Reply = http::Response<Body>;
 
-impl<S> Service<http::Request<Body>> for Exact<S>
+impl<S, B> Service<http::Request<B>> for Exact<S>
 where
-    S: Service<http::Request<Body>, Response = Reply, Error = Infallible, Future = BoxFuture<Reply, Infallible>>,
+    S: Service<http::Request<B>, Response = Reply, Error = Infallible, Future = BoxFuture<Reply, Infallible>>,
 {
     type Response = Reply;
     type Error = Infallible;
@@ -44,7 +45,7 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> ExactReply {
+    fn call(&mut self, request: http::Request<B>) -> ExactReply {
         ExactReply(self.0.call(request))
     }
 }

@@ -12,16 +12,21 @@ use super::{
     connection::{Connection, Place, Traffic},
     counters::RpcCounters,
     member::Member,
-    routes,
+    services::Services,
 };
 use crate::limits::{
     ACCEPT_PAUSE, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, CONNECTIONS_WAITING_MAX, FRAME_BYTES_MAX,
     KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, RESET_STREAMS_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
 };
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
 use std::{
     future::Future,
     io,
     net::TcpListener,
+    pin::pin,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Instant,
@@ -30,8 +35,6 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::{mpsc, watch},
 };
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::transport::Server;
 use tonic_health::{
     ServingStatus,
     server::{HealthReporter, HealthService},
@@ -87,7 +90,7 @@ pub fn serve<M: Member>(
     let mut workers = Vec::new();
     for number in 0..threads.max(1) {
         let (accepted, waiting) = mpsc::channel(CONNECTIONS_WAITING_MAX);
-        let routes = routes(
+        let services = Services::new(
             &context,
             HealthService::from_health_reporter(health.clone()),
             http.clone(),
@@ -97,7 +100,7 @@ pub fn serve<M: Member>(
         handles.push(spawn(
             &format!("grpc-{number}"),
             move || resting.resting(),
-            move || work(routes, waiting, stopping),
+            move || work(services, waiting, stopping),
         )?);
         workers.push(accepted);
     }
@@ -135,37 +138,48 @@ fn spawn<F: Future<Output = io::Result<()>>>(
 }
 
 /// One runtime's part: serves the connections that it is given.
-async fn work(
-    routes: axum::Router,
-    waiting: mpsc::Receiver<Accepted>,
+async fn work<M: Member>(
+    services: Services<M>,
+    mut waiting: mpsc::Receiver<Accepted>,
     stopping: watch::Receiver<StopAt>,
 ) -> io::Result<()> {
-    let server = Server::builder()
-        .accept_http1(true)
-        .http2_adaptive_window(Some(false))
+    let (http, open) = (http(), GracefulShutdown::new());
+    let mut stop = pin!(stop_asked(stopping));
+    let deadline = loop {
+        tokio::select! {
+            deadline = &mut stop => break deadline,
+            Some((stream, place)) = waiting.recv() => {
+                let Ok(connection) = Connection::new(stream, place) else { continue };
+                let served = http.serve_connection(TokioIo::new(connection), services.clone());
+                let served = open.watch(served.into_owned());
+                // How a connection ended is its client's affair: requests and streams had their own ends.
+                tokio::spawn(async move { drop(served.await) });
+            }
+        }
+    };
+    drop(waiting);
+    tokio::select! {
+        () = open.shutdown() => {}
+        () = tokio::time::sleep_until(deadline.into()) => {}
+    }
+    Ok(())
+}
+
+/// HTTP/2 with our bounds, and HTTP/1.1 for the pages.
+fn http() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http2()
+        .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
-        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS_MAX))
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-    let finish = stop_asked(stopping.clone());
-    let finished = server.serve_with_incoming_shutdown(routes, connections(waiting), async move {
-        finish.await;
-    });
-    let cut = async {
-        let deadline = stop_asked(stopping).await;
-        tokio::time::sleep_until(deadline.into()).await;
-    };
-    tokio::select! {
-        finished = finished => finished.map_err(io::Error::other),
-        () = cut => Ok(()),
-    }
-}
-
-fn connections(waiting: mpsc::Receiver<Accepted>) -> impl Stream<Item = io::Result<Connection>> {
-    ReceiverStream::new(waiting).map(|(stream, place)| Connection::new(stream, place))
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    // With it, a client that never ends its headers is cut off after hyper's 30 s.
+    http.http1().timer(TokioTimer::new());
+    http
 }
 
 /// When to cut, once stopping has been asked for; never completes otherwise.
