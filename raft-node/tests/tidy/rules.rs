@@ -100,6 +100,26 @@ const NAMED_BY: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Who decides what is right, with what that stands on: an error that it shared with the judged, both would make.
+const JUDGES: &[&str] = &[
+    "jepsen/src/checkers/",
+    "jepsen/src/model/",
+    "jepsen/src/history.rs",
+    "jepsen/src/expectations.rs",
+];
+
+/// The crates of the judged, by the names that they have in `use` and in Cargo.toml.
+const JUDGED: &[&str] = &[
+    "kv",
+    "raft_node",
+    "proto",
+    "client",
+    "dipper_kv",
+    "dipper_raft_node",
+    "dipper_proto",
+    "dipper_client",
+];
+
 /// A Put's way through a member; whoever debugs one reads these and no more.
 const SEVEN_FILES_OF_A_PUT: [&str; 7] = [
     "raft-node/src/grpc/kv",
@@ -121,6 +141,7 @@ pub fn broken_by(source: &Source) -> Vec<String> {
     let rules = [
         is_pure,
         names_only_its_crates,
+        judges_alone,
         has_an_essay,
         is_short,
         has_short_functions,
@@ -182,6 +203,24 @@ fn names_only_its_crates(source: &Source) -> Vec<String> {
         }
     }
     broken
+}
+
+fn judges_alone(source: &Source) -> Vec<String> {
+    if !JUDGES.iter().any(|path| source.path.starts_with(path)) {
+        return Vec::new();
+    }
+    let shared = words(&source.shipped).filter(|word| {
+        // `kv` is a field as well: a crate stands first in a path, or alone behind `use`.
+        let is_first = !word.is_preceded_by("::") || [" ::", "(::"].iter().any(|root| word.is_preceded_by(root));
+        let is_used = ["use", "crate"].iter().any(|keyword| word.is_preceded_by(keyword));
+        let is_crate = JUDGED.contains(&word.text) && (is_used || (is_first && word.is_followed_by("::")));
+        // The simulator and the clients are made of those crates.
+        let is_world = word.text == "world" && (word.is_preceded_by("::") || word.is_followed_by("::"));
+        is_crate || is_world
+    });
+    shared
+        .map(|word| at(source, &word, "the judge shares no code with the judged"))
+        .collect()
 }
 
 fn has_an_essay(source: &Source) -> Vec<String> {
@@ -474,6 +513,33 @@ mod tests {
             "raft-node/src/driver.rs",
             "self.raft.turn(); crate::driver::raft::run(); raft_node::x();",
         );
+    }
+
+    #[test]
+    fn a_judge_that_shares_code_with_the_judged_is_found() {
+        let judges = [
+            "jepsen/src/checkers/canonical.rs",
+            "jepsen/src/model/execute.rs",
+            "jepsen/src/history.rs",
+            "jepsen/src/expectations.rs",
+        ];
+        for path in judges {
+            fails(path, "use kv::Store;", "shares no code");
+        }
+        let path = judges[0];
+        fails(path, "use dipper_kv::Store;", "shares no code");
+        fails(path, "let x = ::raft_node::replica::f();", "shares no code");
+        fails(path, "use proto::KeyRange;", "shares no code");
+        fails(path, "use client as other;", "shares no code");
+        fails(path, "extern crate kv;", "shares no code");
+        fails(path, "f(raft_node::replica::f());", "shares no code");
+        fails(path, "use crate::world::sim::run;", "shares no code");
+        fails(path, "use crate::{history, world::sim::run};", "shares no code");
+        holds(
+            path,
+            "// unlike kv::Store\nlet kv = event.kv.key; x::kv(kv); crate::history::client();",
+        );
+        holds("jepsen/src/world/sim/mod.rs", "use kv::Store;");
     }
 
     #[test]
