@@ -126,6 +126,24 @@ fn the_search_agrees_with_all_orders_and_with_todc_on_100000_histories() {
     );
 }
 
+#[test]
+fn the_order_in_which_intervals_are_given_decides_nothing() {
+    for seed in 0..HISTORIES / 10 {
+        let mut intervals = random_history(seed);
+        let verdict = |intervals: &[Interval<RegisterOperation>]| {
+            check_partitions(vec![(Register, intervals.to_vec())], SearchLimits::default()) == Verdict::Linearizable
+        };
+        let expected = verdict(&intervals);
+        intervals.reverse();
+        assert_eq!(verdict(&intervals), expected, "seed {seed}: backwards");
+        let mut random = Random::new(seed);
+        for at in (1..intervals.len()).rev() {
+            intervals.swap(at, random.below(at + 1));
+        }
+        assert_eq!(verdict(&intervals), expected, "seed {seed}: shuffled {intervals:?}");
+    }
+}
+
 fn interval(call: u64, end: u64, operation: RegisterOperation) -> Interval<RegisterOperation> {
     Interval {
         call,

@@ -13,6 +13,7 @@ mod generate;
 mod linearizable;
 mod mutate;
 mod mutations;
+mod outcomes;
 mod random;
 mod revision;
 mod workloads;

@@ -5,9 +5,12 @@
 //!   B       |---- put 2 ----|
 //!   C         |- get 1 -|     |- get 2 -|      NP-hard in general, quick where few overlap
 //! ```
-//! The second opinion: it believes no header. Partitions (keys that no operation connects) are searched in turns
-//! with budgets that grow eightfold, because one hopeless partition must not keep the others from being found
-//! illegal. Beyond the limits the verdict is Unknown, and that is a failure: what was not judged is not right.
+//! The second opinion: it believes no header. Intervals are tried in the order in which they are given, so whoever
+//! knows a likely order gives them in that. No verdict depends on it: "linearizable" stands for an order that the
+//! machine has accepted step by step within real time, "illegal" for none being left.
+//! Partitions (keys that no operation connects) are searched in turns with budgets that grow eightfold, because one
+//! hopeless partition must not keep the others from being found illegal. Beyond the limits the verdict is Unknown,
+//! and that is a failure: what was not judged is not right.
 //! Not here: what the operations mean (`Model`; `register` and `keyvalue` are two).
 
 mod keyvalue;
@@ -70,6 +73,8 @@ const FIRST_BUDGET: u64 = 1000;
 const BUDGET_GROWTH: u64 = 8;
 
 /// The verdict over partitions that no operation connects: illegal as soon as one of them is.
+///
+/// The order of the intervals is a guess at theirs, and costs or saves steps, but decides nothing.
 pub fn check_partitions<M: Model>(partitions: Vec<(M, Vec<Interval<M::Operation>>)>, limits: SearchLimits) -> Verdict {
     let mut open: Vec<_> = partitions
         .into_iter()

@@ -1,14 +1,17 @@
 //! One partition's search, by Wing and Gong, with Lowe's memory of configurations; it can be interrupted.
 //!
 //! ```text
-//!   list      callA  callB  returnA  callC  returnB  returnC
-//!   lift A    callB  returnB ...                 A is taken out when the machine can do it now
-//!   a return is met: whoever must have happened has not: put the last one back, try what follows it
+//!   given     A  B  C          the caller's guess, first to last
+//!   ends      B  A  C          the first one still open is the deadline
+//!   lift A    B  C             whoever was called by the deadline may come next: the first given is tried first
+//!   nobody left to try before the deadline: put the last one back, try what is given after it
 //! ```
+//! The order in which the intervals are given is a guess at the order in which they happened, and nothing but the
+//! order of the attempts: a good guess is confirmed in one pass, a bad one costs time, neither changes a verdict.
 //! A configuration, which need not be tried twice, is a set of operations and a state. The set is kept as the xor
 //! of a random 128-bit number for each of its members, the state as a number: 20 bytes, however long the history.
 //! Two sets would have to collide in 128 bits for a wrong verdict.
-//! An operation without an end has a call but no return in the list: nothing forces it.
+//! An operation without an end is never the deadline: nothing forces it, so it is tried after all that have one.
 //! Not here: how much time the search gets (`check_partitions`).
 
 use super::{Dead, Interval, Model, Verdict};
@@ -19,11 +22,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 pub struct Search<M: Model> {
     model: M,
     intervals: Vec<Interval<M::Operation>>,
-    list: List,
-    /// Returns still in the list.
-    returns: usize,
+    open: Open,
     state: u32,
     set: u128,
+    /// What was tried last in this configuration.
     at: usize,
     stack: Vec<Frame>,
     states: States<M::State>,
@@ -41,18 +43,18 @@ struct Frame {
 }
 
 impl<M: Model> Search<M> {
-    pub fn new(model: M, intervals: Vec<Interval<M::Operation>>) -> Search<M> {
-        let list = List::of(&intervals);
+    /// Tries `intervals` in their order.
+    pub fn new(model: M, mut intervals: Vec<Interval<M::Operation>>) -> Search<M> {
+        intervals.sort_by_key(|interval| interval.end == NEVER);
         let mut states = States::new();
         let initial = model.initial();
         let heap = model.heap_bytes(&initial);
         let state = states.number(initial, heap);
         Search {
-            returns: intervals.iter().filter(|interval| interval.end != NEVER).count(),
-            at: list.first(),
+            open: Open::of(&intervals),
             model,
             intervals,
-            list,
+            at: HEAD,
             state,
             set: 0,
             stack: Vec::new(),
@@ -67,26 +69,22 @@ impl<M: Model> Search<M> {
     /// Goes on for `steps`; None when they do not suffice.
     pub fn run(&mut self, steps: u64) -> Option<Verdict> {
         for _ in 0..steps {
-            if self.returns == 0 {
+            let Some((blocked, deadline)) = self.open.deadline() else {
                 return Some(Verdict::Linearizable);
-            }
+            };
             self.steps += 1;
-            match self.list.nodes[self.at].kind {
-                Kind::Call(operation) => {
-                    if !self.lift(operation) {
-                        self.at = self.list.nodes[self.at].next;
-                    }
+            if let Some(next) = self.open.after(self.at, deadline) {
+                self.at = next;
+                if self.open.calls[next] <= deadline {
+                    self.lift();
                 }
-                Kind::Return(operation) => {
-                    self.note_dead_end(operation);
-                    let Some(frame) = self.stack.pop() else {
-                        return Some(Verdict::Illegal(std::mem::take(&mut self.longest)));
-                    };
-                    self.put_back(&frame);
-                }
-                // Behind the last return nothing is forced: with returns left this cannot be reached.
-                Kind::End => unreachable!("returns are left, so one is met before the end"),
+                continue;
             }
+            self.note_dead_end(blocked);
+            let Some(frame) = self.stack.pop() else {
+                return Some(Verdict::Illegal(std::mem::take(&mut self.longest)));
+            };
+            self.put_back(&frame);
         }
         None
     }
@@ -102,133 +100,173 @@ impl<M: Model> Search<M> {
         self.seen.capacity() * (size_of::<(u128, u32)>() + 1) * 8 / 7 + self.states.bytes
     }
 
-    fn lift(&mut self, operation: usize) -> bool {
-        let next = self
-            .model
-            .step(self.states.get(self.state), &self.intervals[operation].operation);
-        let Some(next) = next else { return false };
+    /// Puts the operation at hand next in the order, if it can be.
+    fn lift(&mut self) {
+        let node = self.at;
+        let operation = &self.intervals[operation_of(node)].operation;
+        let Some(next) = self.model.step(self.states.get(self.state), operation) else {
+            return;
+        };
         let heap = self.model.heap_bytes(&next);
         let next = self.states.number(next, heap);
-        let set = self.set ^ random_of(operation);
+        let set = self.set ^ random_of(node);
         if !self.seen.insert((set, next)) {
-            return false;
+            return;
         }
         self.stack.push(Frame {
-            node: self.at,
+            node,
             state: self.state,
             set: self.set,
         });
         (self.state, self.set) = (next, set);
-        self.list.remove(self.at);
-        if let Some(end) = self.list.returns[operation] {
-            self.list.remove(end);
-            self.returns -= 1;
-        }
-        self.at = self.list.first();
-        true
+        self.open.remove(node);
+        self.at = HEAD;
     }
 
     fn put_back(&mut self, frame: &Frame) {
         (self.state, self.set) = (frame.state, frame.set);
-        if let Kind::Call(operation) = self.list.nodes[frame.node].kind
-            && let Some(end) = self.list.returns[operation]
-        {
-            self.list.restore(end);
-            self.returns += 1;
-        }
-        self.list.restore(frame.node);
-        self.at = self.list.nodes[frame.node].next;
+        self.open.restore(frame.node);
+        self.at = frame.node;
     }
 
-    fn note_dead_end(&mut self, operation: usize) {
+    fn note_dead_end(&mut self, blocked: usize) {
         if self.dead_depth.is_some_and(|depth| depth >= self.stack.len()) {
             return;
         }
         self.dead_depth = Some(self.stack.len());
-        let lifted = self
-            .stack
-            .iter()
-            .filter_map(|frame| match self.list.nodes[frame.node].kind {
-                Kind::Call(operation) => Some(self.intervals[operation].place),
-                _ => None,
-            });
+        let place = |node| self.intervals[operation_of(node)].place;
         self.longest = Dead {
-            linearized: lifted.collect(),
-            blocked: self.intervals[operation].place,
+            linearized: self.stack.iter().map(|frame| place(frame.node)).collect(),
+            blocked: place(blocked),
         };
     }
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Call(usize),
-    Return(usize),
-    End,
+/// Before the first node and behind the last; the operations are numbered from 1, as they are given.
+const HEAD: usize = 0;
+
+fn operation_of(node: usize) -> usize {
+    node - 1
 }
 
-struct Node {
-    kind: Kind,
-    prev: usize,
-    next: usize,
+/// The operations that are not in the order yet.
+struct Open {
+    /// By node.
+    calls: Vec<u64>,
+    /// By node, the first call of it and of all that come after it in its list.
+    earliest: Vec<u64>,
+    ends: Vec<u64>,
+    /// Those that have an end, as they are to be tried.
+    ending: List,
+    /// The same, by their ends.
+    by_end: List,
+    /// The others, as they are to be tried.
+    endless: List,
+    /// The first node without an end.
+    first_endless: usize,
 }
 
-/// Calls and returns by time, doubly linked; node 0 is before the first and behind the last.
-struct List {
-    nodes: Vec<Node>,
-    /// By operation, its return's node.
-    returns: Vec<Option<usize>>,
-}
-
-impl List {
-    fn of<O>(intervals: &[Interval<O>]) -> List {
-        let mut ends: Vec<(u64, bool, usize)> = Vec::new();
-        for (operation, interval) in intervals.iter().enumerate() {
-            ends.push((interval.call, false, operation));
-            if interval.end != NEVER {
-                ends.push((interval.end, true, operation));
-            }
+impl Open {
+    /// `intervals` without an end are the last ones.
+    fn of<O>(intervals: &[Interval<O>]) -> Open {
+        let count = intervals.len();
+        let mut calls = vec![NEVER];
+        calls.extend(intervals.iter().map(|interval| interval.call));
+        let mut ends = vec![NEVER];
+        ends.extend(intervals.iter().map(|interval| interval.end));
+        let first_endless = 1 + intervals.partition_point(|interval| interval.end != NEVER);
+        let mut earliest = calls.clone();
+        for node in (1..count).rev().filter(|node| node + 1 != first_endless) {
+            earliest[node] = earliest[node].min(earliest[node + 1]);
         }
-        // Calls before returns of the same time: intervals are closed.
-        ends.sort_unstable();
-        let last = ends.len();
-        let mut nodes = vec![Node {
-            kind: Kind::End,
-            prev: last,
-            next: usize::from(last > 0),
-        }];
-        let mut returns = vec![None; intervals.len()];
-        for (at, (_, is_return, operation)) in ends.into_iter().enumerate() {
-            if is_return {
-                returns[operation] = Some(at + 1);
-            }
-            nodes.push(Node {
-                kind: if is_return {
-                    Kind::Return(operation)
-                } else {
-                    Kind::Call(operation)
-                },
-                prev: at,
-                next: if at + 1 == last { 0 } else { at + 2 },
-            });
+        let mut by_end: Vec<usize> = (1..first_endless).collect();
+        by_end.sort_by_key(|node| ends[*node]);
+        Open {
+            ending: List::of(count, 1..first_endless),
+            by_end: List::of(count, by_end),
+            endless: List::of(count, first_endless..=count),
+            calls,
+            earliest,
+            ends,
+            first_endless,
         }
-        List { nodes, returns }
     }
 
-    fn first(&self) -> usize {
-        self.nodes[0].next
+    /// Who must come next at the latest, and when; None when nobody must any more.
+    fn deadline(&self) -> Option<(usize, u64)> {
+        let first = self.by_end.next(HEAD);
+        (first != HEAD).then(|| (first, self.ends[first]))
     }
 
-    fn remove(&mut self, at: usize) {
-        let Node { prev, next, .. } = self.nodes[at];
-        self.nodes[prev].next = next;
-        self.nodes[next].prev = prev;
+    /// Whom to look at after `node`; None when nobody further on was called by the deadline, that time included:
+    /// intervals are closed.
+    fn after(&self, node: usize, deadline: u64) -> Option<usize> {
+        let in_time = |node: &usize| *node != HEAD && self.earliest[*node] <= deadline;
+        if node >= self.first_endless {
+            return Some(self.endless.next(node)).filter(in_time);
+        }
+        let ending = Some(self.ending.next(node)).filter(in_time);
+        ending.or_else(|| Some(self.endless.next(HEAD)).filter(in_time))
+    }
+
+    fn remove(&mut self, node: usize) {
+        if node < self.first_endless {
+            self.ending.remove(node);
+            self.by_end.remove(node);
+        } else {
+            self.endless.remove(node);
+        }
     }
 
     /// In the opposite order of removal.
-    fn restore(&mut self, at: usize) {
-        let Node { prev, next, .. } = self.nodes[at];
-        self.nodes[prev].next = at;
-        self.nodes[next].prev = at;
+    fn restore(&mut self, node: usize) {
+        if node < self.first_endless {
+            self.ending.restore(node);
+            self.by_end.restore(node);
+        } else {
+            self.endless.restore(node);
+        }
+    }
+}
+
+/// Nodes in some order, doubly linked; [`HEAD`] is before the first and behind the last.
+struct List {
+    next: Vec<usize>,
+    prev: Vec<usize>,
+}
+
+impl List {
+    /// Of `nodes`, none of them above `count`.
+    fn of(count: usize, nodes: impl IntoIterator<Item = usize>) -> List {
+        let mut list = List {
+            next: vec![HEAD; count + 1],
+            prev: vec![HEAD; count + 1],
+        };
+        let mut last = HEAD;
+        for node in nodes {
+            list.next[last] = node;
+            list.prev[node] = last;
+            last = node;
+        }
+        list.prev[HEAD] = last;
+        list
+    }
+
+    fn next(&self, node: usize) -> usize {
+        self.next[node]
+    }
+
+    fn remove(&mut self, node: usize) {
+        let (prev, next) = (self.prev[node], self.next[node]);
+        self.next[prev] = next;
+        self.prev[next] = prev;
+    }
+
+    /// In the opposite order of removal.
+    fn restore(&mut self, node: usize) {
+        let (prev, next) = (self.prev[node], self.next[node]);
+        self.next[prev] = node;
+        self.prev[next] = node;
     }
 }
 

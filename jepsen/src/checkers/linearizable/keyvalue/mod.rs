@@ -7,7 +7,17 @@
 //! and no order: a read must tell the name that the write before it got, and a compare of mod revisions compares
 //! names; so a header that lies consistently is still found out by what was read.
 //! Lost outcomes: what the canonical log shows to have happened has happened by the time it was first seen; what
-//! a complete log does not show is left out. That only narrows them down and keeps the search small.
+//! a complete log does not show is left out. That only narrows them down. Of equal writes that may both have made a
+//! revision either will do: both were called before anybody saw it. Whatever was acknowledged is searched for as it
+//! was, whether the log has it or not.
+//! ```text
+//!   put 1   |------- ?            log: 5 is put 1, first seen by C       happened between its call and C's return
+//!   put 2      |---- ?            log: nowhere, and complete             never happened
+//!   C              |- get: 1 at 5 -|
+//! ```
+//! Revisions are a hint as well: operations are tried in the order that their headers claim. In a right history that
+//! order fits at once, however many overlap. The hint is no premise: the machine has to accept each step, real time
+//! holds, and when the order does not fit all others are tried. So headers that lie cannot make a wrong history pass.
 //! Left out: serializable reads, reads of old revisions, and partitions with keys on leases, which change by
 //! themselves. The revision checker has all of them.
 
@@ -54,6 +64,9 @@ struct Timed<'a> {
     end: u64,
     /// Below 0 when nobody knows it yet.
     name: i64,
+    /// Where it claims to be: at its revision, behind the write, reads in the order of their calls; at the end if it
+    /// claims nothing.
+    turn: (i64, bool, u64),
 }
 
 fn timed_operations<'a>(
@@ -76,14 +89,19 @@ fn timed_operations<'a>(
                 None => (unnamed, NEVER),
             },
         };
+        let revision = if name < 0 { i64::MAX } else { name };
+        let is_read = claims.revision_of(place) != Some(revision);
         Some(Timed {
             place,
             operation,
             end,
             name,
+            turn: (revision, is_read, operation.invoked),
         })
     });
-    timed.collect()
+    let mut timed: Vec<_> = timed.collect();
+    timed.sort_by_key(|timed| timed.turn);
+    timed
 }
 
 fn is_judged(operation: &Operation) -> bool {
