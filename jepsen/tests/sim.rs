@@ -65,7 +65,7 @@ fn every_seed_keeps_every_promise() {
     );
 }
 
-/// Shorter runs, which the search for a linearization can judge, too.
+/// Shorter runs of the same seeds: the end comes in the middle of other things.
 #[test]
 fn the_second_opinion_is_the_same() {
     let plans: Vec<Plan> = (0..SEARCHED_SEEDS)

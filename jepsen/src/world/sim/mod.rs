@@ -48,8 +48,9 @@ use std::{collections::BTreeSet, time::Duration};
 use swarm::Swarm;
 use world::World;
 
-/// Runs up to this get the second opinion, a search that grows exponentially; longer ones the complete checkers.
-const SEARCHED_MAX: Duration = Duration::from_secs(30);
+/// Runs up to this get the second opinion, a search that a wrong history can make grow exponentially; longer ones
+/// the complete checkers only.
+const SEARCHED_MAX: Duration = Duration::from_mins(1);
 
 /// One run to make.
 #[derive(Clone, Debug)]
