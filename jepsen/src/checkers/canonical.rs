@@ -200,18 +200,22 @@ fn disagreement(revision: i64, versions: &[Told]) -> Anomaly {
     Anomaly::new(CHECKER, "members disagree", text, &places)
 }
 
+/// More events than this are counted, not told: one response may hold a thousand.
+const DESCRIBED_MAX: usize = 20;
+
 /// For people: `put a=1, delete b`.
 pub fn describe(events: &[Event]) -> String {
-    let told: Vec<_> = events
-        .iter()
-        .map(|Event { is_delete, kv, .. }| {
-            if *is_delete {
-                format!("delete {}", kv.key)
-            } else {
-                format!("put {}={}", kv.key, kv.value)
-            }
-        })
-        .collect();
+    let told = events.iter().take(DESCRIBED_MAX).map(|Event { is_delete, kv, .. }| {
+        if *is_delete {
+            format!("delete {}", kv.key)
+        } else {
+            format!("put {}={}", kv.key, kv.value)
+        }
+    });
+    let mut told: Vec<_> = told.collect();
+    if let Some(untold @ 1..) = events.len().checked_sub(DESCRIBED_MAX) {
+        told.push(format!("and {untold} more"));
+    }
     if told.is_empty() {
         "nothing".to_owned()
     } else {

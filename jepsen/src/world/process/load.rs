@@ -34,6 +34,7 @@ use super::{
     watcher::Watcher,
 };
 use crate::{
+    checkers::describe,
     history::{Final, NEVER, Operation, Outcome, Put, Range, Record, Reply, Request, WatchRequest},
     rng::Rng,
     workload::{self, Kind, Step},
@@ -363,15 +364,24 @@ impl Finale<'_> {
             while seen[*member].get() < revision {
                 if Instant::now() > deadline {
                     return failed(format!(
-                        "the watcher of member {member} has seen up to {} of {revision} in {:?}",
+                        "the watcher of member {member} has seen up to {} of {revision} in {:?}; its last record: {}",
                         seen[*member].get(),
-                        Self::TIME_MAX
+                        Self::TIME_MAX,
+                        self.last_words_of(*member as u32)
                     ));
                 }
                 sleep(Duration::from_millis(10)).await;
             }
         }
         Ok(())
+    }
+
+    /// What a watcher recorded last: whether its server ended it, or fell silent.
+    fn last_words_of(&self, watcher: u32) -> String {
+        let records = self.records.borrow();
+        let is_its = |record: &&Record| matches!(record, Record::Watch(watch) if watch.watcher == watcher);
+        let last = records.iter().rev().find(is_its);
+        last.map_or_else(|| "none".to_owned(), describe::record)
     }
 
     /// A lease may have ended meanwhile: nobody may have seen less than another.
