@@ -47,7 +47,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let latency = Histogram::new_with_max(LATENCY_MAX_MICROS, 3).expect("three digits of a minute are valid");
         Self {
             latency,
@@ -61,7 +61,7 @@ impl Outcome {
         self.latency.len()
     }
 
-    fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.latency.add(&other.latency).expect("both have the same range");
         self.elapsed = self.elapsed.max(other.elapsed);
         for (text, count) in &other.errors {
@@ -69,7 +69,7 @@ impl Outcome {
         }
     }
 
-    fn count_error(&mut self, text: &str, count: u64) {
+    pub fn count_error(&mut self, text: &str, count: u64) {
         let known = self.errors.len() < ERROR_TEXTS_MAX || self.errors.contains_key(text);
         *self
             .errors

@@ -1,12 +1,13 @@
-//! `bench put|range`: closed-loop clients against a cluster; rate, percentiles, and what an operation costs
-//! in CPU here and in the servers.
+//! `bench put|range|watch`: closed-loop clients, or watchers, against a cluster; rate, percentiles, and what an
+//! operation (of watchers: a delivered event) costs in CPU here and in the servers.
 //!
-//! `load` makes the requests, `processes` reads what the kernel counted, `report` prints. Not here: a
-//! verdict. Compare two systems in one run on one machine, alternating.
+//! `load` makes the requests, `watch` fans events out, `processes` reads what the kernel counted, `report`
+//! prints. Not here: a verdict. Compare two systems in one run on one machine, alternating.
 
 mod load;
 mod processes;
 mod report;
+mod watch;
 
 use std::time::Duration;
 
@@ -16,7 +17,6 @@ use self::{load::Plan, processes::Usage, report::Report};
 use crate::{
     failure::Failure,
     global::{Global, duration},
-    output::Format,
 };
 
 #[derive(Debug, Args)]
@@ -31,6 +31,8 @@ pub enum Operation {
     Put(Settings),
     /// Reads keys that `bench put` wrote, or one given range
     Range(Settings),
+    /// Writes one key that many watch; an operation is one event that reached one watch
+    Watch(watch::Settings),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -95,6 +97,16 @@ impl Bench {
         let (settings, writes) = match &self.operation {
             Operation::Put(settings) => (settings.clone(), true),
             Operation::Range(settings) => (settings.clone(), false),
+            Operation::Watch(settings) => {
+                let (outcome, client, servers) = watch::run(settings.clone(), global)?;
+                let servers = (!settings.server_pids.is_empty()).then_some(servers);
+                return Report {
+                    outcome,
+                    client,
+                    servers,
+                }
+                .print(output.format);
+            }
         };
         if settings.clients == 0 || settings.conns == 0 || settings.threads == 0 || settings.key_space_size == 0 {
             return Err(Failure::arguments(
@@ -113,14 +125,11 @@ impl Bench {
         let servers = (!servers.is_empty())
             .then(|| Usage::of_all(&servers).map(|usage| usage.since(before.1)))
             .transpose()?;
-        let report = Report {
+        Report {
             outcome,
             client,
             servers,
-        };
-        match output.format {
-            Format::Json => report.print_json(),
-            _ => report.print_text(),
         }
+        .print(output.format)
     }
 }

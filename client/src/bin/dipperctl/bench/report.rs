@@ -1,7 +1,11 @@
 //! The result of a run, for people and for scripts.
 
 use super::{load::Outcome, processes::Usage};
-use crate::{failure::Failure, json, output::print_line};
+use crate::{
+    failure::Failure,
+    json,
+    output::{Format, print_line},
+};
 
 /// What a run did and what it cost.
 pub struct Report {
@@ -22,7 +26,14 @@ impl Report {
         total as f64 / self.outcome.done().max(1) as f64
     }
 
-    pub fn print_text(&self) -> Result<(), Failure> {
+    pub fn print(&self, format: Format) -> Result<(), Failure> {
+        match format {
+            Format::Json => self.print_json(),
+            _ => self.print_text(),
+        }
+    }
+
+    fn print_text(&self) -> Result<(), Failure> {
         let outcome = &self.outcome;
         let failed: u64 = outcome.errors.values().sum();
         let mut lines = vec![
@@ -41,12 +52,12 @@ impl Report {
         }
         lines.push(format!("max           {:.3} ms", outcome.latency.max() as f64 / 1000.0));
         lines.push(format!(
-            "client cpu    {:.1} us/op",
+            "client cpu    {:.2} us/op",
             self.per_operation(self.client.cpu_micros)
         ));
         if let Some(servers) = self.servers {
             lines.push(format!(
-                "server cpu    {:.1} us/op",
+                "server cpu    {:.2} us/op",
                 self.per_operation(servers.cpu_micros)
             ));
             lines.push(format!(
@@ -61,7 +72,7 @@ impl Report {
         print_line(&lines.join("\n"))
     }
 
-    pub fn print_json(&self) -> Result<(), Failure> {
+    fn print_json(&self) -> Result<(), Failure> {
         let outcome = &self.outcome;
         let errors = outcome
             .errors
