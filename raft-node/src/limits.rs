@@ -188,11 +188,26 @@ pub const SNAPSHOT_ATTEMPTS_MAX: u32 = 10;
 /// it is there so that a client in a loop cannot take all memory. Full: the watch is created and canceled.
 pub const WATCHES_MAX: usize = 1_000_000;
 /// Bytes of events that one watch pulls from the ring at a time. A stream whose client does not read keeps at
-/// most one page (references into the ring, about 150 bytes an event), times 10,000 such streams.
+/// most one page (references to encoded events, which all streams share), times 10,000 such streams.
 pub const WATCH_PAGE_BYTES: usize = 16 << 10;
 /// Bytes of events that one watch pulls at a time when they must be read from disk: larger, because each page
 /// costs a hop to the blocking pool, and bounded in number by that pool's width.
 pub const WATCH_CATCH_UP_BYTES: usize = 128 << 10;
+/// Pages that one turn of a stream takes: a request behind it waits some hundred microseconds at most.
+pub const WATCH_PAGES_PER_TURN: usize = 128;
+/// Responses that one turn gathers: what a stream whose client does not read refers to, one response aside.
+pub const WATCH_TURN_BYTES: usize = 16 << 10;
+/// What a stream copies into one chunk for HTTP/2: the largest frame that clients take by default. An event of that
+/// size is not copied.
+pub const WATCH_CHUNK_BYTES: usize = 16 << 10;
+/// The same when the chunks of all streams that are not sent have grown to `WATCH_COPIED_BYTES`: two chunks of 10,000
+/// clients that do not read are then 20 MB more.
+pub const WATCH_CHUNK_BYTES_MIN: usize = 1 << 10;
+pub const WATCH_COPIED_BYTES: usize = 32 << 20;
+/// Encoded events that are kept for the next stream that is told of them, beyond those that streams still hold. Many
+/// pages, because streams that tail, or catch up together, are within some pages of each other.
+pub const WATCH_RECENT_BYTES: usize = 4 << 20;
+pub const WATCH_RECENT_EVENTS: usize = 8 << 10;
 /// Bytes of events that one apply's matching reads from the ring at a time.
 pub const WATCH_MATCH_BYTES: usize = 1 << 20;
 /// Client connections at a time. Each takes a file descriptor, and RocksDB must never find none left; more

@@ -1,14 +1,14 @@
 //! One watch of a stream: a range, where it has got to, and what its client asked for. It holds no event; a page
 //! of events goes through it to become responses.
 
-use crate::watchers::{Registration, Stream, Watchers};
+use super::reply::{Outbox, Reply};
+use crate::watchers::{Encodings, Registration, SharedEvents, Stream, Watchers};
 use kv::{Event, EventsPage, PrevKv};
-use prost::Message;
 use proto::{
     Error, KeyRange,
     etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse, watch_create_request::FilterType},
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 /// One watch.
 pub struct Cursor {
@@ -26,13 +26,57 @@ pub struct Cursor {
 }
 
 /// What its client asked for.
-#[allow(clippy::struct_excessive_bools)] // they are the request's own fields
 struct Wants {
+    form: Form,
+    fragment: bool,
+    progress: bool,
+}
+
+/// Which events a watch gets of its range, and in which form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
     puts: bool,
     deletes: bool,
     prev_kv: PrevKv,
-    fragment: bool,
-    progress: bool,
+}
+
+/// A page in the form that a watch gets it. Watches with the same range, place and form get the same one.
+#[derive(Clone)]
+pub struct EncodedPage {
+    events: SharedEvents,
+    next_revision: i64,
+    /// The revision of the View that it was pulled from.
+    revision: i64,
+}
+
+impl EncodedPage {
+    /// The first revision that it does not speak of.
+    pub fn next_revision(&self) -> i64 {
+        self.next_revision
+    }
+
+    /// Whether there was nothing for the watch in it.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+}
+
+impl Form {
+    /// The events of a page pulled from a View of `revision`.
+    pub fn encode(self, page: &EventsPage, revision: i64, encodings: &Encodings) -> EncodedPage {
+        let wanted = |event: &&Arc<Event>| {
+            if event.record.is_some() {
+                self.puts
+            } else {
+                self.deletes
+            }
+        };
+        EncodedPage {
+            events: encodings.of(page.events.iter().filter(wanted), self.prev_kv),
+            next_revision: page.next_revision,
+            revision,
+        }
+    }
 }
 
 /// The range that a request asks for; unlike Range, an empty key is the smallest one. The key is copied: a slice
@@ -61,10 +105,13 @@ impl Cursor {
         // After registering, so that it is at least as new as what the index vouches for.
         let revision = published();
         let start = request.start_revision;
-        let wants = Wants {
+        let form = Form {
             puts: !request.filters.contains(&(FilterType::Noput as i32)),
             deletes: !request.filters.contains(&(FilterType::Nodelete as i32)),
             prev_kv: if request.prev_kv { PrevKv::With } else { PrevKv::Without },
+        };
+        let wants = Wants {
+            form,
             fragment: request.fragment,
             progress: request.progress_notify,
         };
@@ -113,6 +160,11 @@ impl Cursor {
         self.registration.range()
     }
 
+    /// How it wants its events.
+    pub fn form(&self) -> Form {
+        self.wants.form
+    }
+
     /// The first revision to pull.
     pub fn next(&self) -> i64 {
         self.next
@@ -134,124 +186,30 @@ impl Cursor {
         !std::mem::take(&mut self.active)
     }
 
-    /// Takes a page pulled from a View of `revision` and appends the responses; whether there is more to pull.
+    /// Takes a page and adds the responses; whether there is more to pull.
     pub fn take_page(
         &mut self,
-        page: &EventsPage,
-        revision: i64,
+        page: &EncodedPage,
         header: ResponseHeader,
         bytes_max: usize,
-        out: &mut VecDeque<WatchResponse>,
+        out: &mut Outbox,
     ) -> bool {
         self.next = page.next_revision;
-        self.behind = page.next_revision <= revision;
-        let wanted = |event: &&Arc<Event>| {
-            if event.record.is_some() {
-                self.wants.puts
-            } else {
-                self.wants.deletes
-            }
-        };
-        let events: Vec<_> = page
-            .events
-            .iter()
-            .filter(wanted)
-            .map(|event| event.to_proto(self.wants.prev_kv))
-            .collect();
-        if !events.is_empty() {
+        self.behind = page.next_revision <= page.revision;
+        if !page.events.is_empty() {
             self.active = true;
-            let response = WatchResponse {
+            let own = WatchResponse {
                 header: Some(header),
                 watch_id: self.watch_id,
-                events,
                 ..WatchResponse::default()
             };
+            let reply = Reply::new(own, Arc::clone(&page.events));
             if self.wants.fragment {
-                fragment(response, bytes_max, out);
+                reply.fragments(bytes_max, out);
             } else {
-                out.push_back(response);
+                out.push(reply);
             }
         }
         self.behind
-    }
-}
-
-/// Splits a response between events so that no piece reaches `bytes_max`, unless one event does by itself. All
-/// pieces but the last say that more follows.
-fn fragment(mut whole: WatchResponse, bytes_max: usize, out: &mut VecDeque<WatchResponse>) {
-    if whole.encoded_len() < bytes_max || whole.events.len() < 2 {
-        out.push_back(whole);
-        return;
-    }
-    let events = std::mem::take(&mut whole.events);
-    let empty = WatchResponse {
-        fragment: true,
-        ..whole
-    };
-    let overhead = empty.encoded_len();
-    let (mut piece, mut bytes) = (empty.clone(), overhead);
-    for event in events {
-        let length = event.encoded_len();
-        let event_bytes = 1 + prost::length_delimiter_len(length) + length;
-        if !piece.events.is_empty() && bytes + event_bytes >= bytes_max {
-            out.push_back(std::mem::replace(&mut piece, empty.clone()));
-            bytes = overhead;
-        }
-        bytes += event_bytes;
-        piece.events.push(event);
-    }
-    piece.fragment = false;
-    out.push_back(piece);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proto::mvccpb;
-
-    fn response(value_sizes: &[usize]) -> WatchResponse {
-        let event = |size: &usize| {
-            let kv = mvccpb::KeyValue {
-                key: "k".into(),
-                value: vec![7; *size].into(),
-                ..Default::default()
-            };
-            mvccpb::Event {
-                kv: Some(kv),
-                ..Default::default()
-            }
-        };
-        let header = Some(ResponseHeader {
-            revision: 9,
-            ..ResponseHeader::default()
-        });
-        WatchResponse {
-            header,
-            events: value_sizes.iter().map(event).collect(),
-            ..WatchResponse::default()
-        }
-    }
-
-    #[test]
-    fn fragments_are_below_the_limit_and_add_up() {
-        for sizes in [
-            &[300, 300, 300, 300][..],
-            &[10; 50],
-            &[2000, 1, 1],
-            &[1, 2000],
-            &[2000],
-            &[400, 590, 1],
-        ] {
-            let whole = response(sizes);
-            let mut out = VecDeque::new();
-            fragment(whole.clone(), 1000, &mut out);
-            let events: Vec<_> = out.iter().flat_map(|piece| piece.events.clone()).collect();
-            assert_eq!(events, whole.events);
-            for (i, piece) in out.iter().enumerate() {
-                assert_eq!(piece.fragment, i + 1 < out.len());
-                assert_eq!(piece.header, whole.header);
-                assert!(piece.events.len() == 1 || piece.encoded_len() < 1000);
-            }
-        }
     }
 }

@@ -25,6 +25,8 @@ mod lease;
 mod maintenance;
 pub mod member;
 mod pulled;
+mod replies;
+pub mod reply;
 mod server;
 mod services;
 mod unimplemented;

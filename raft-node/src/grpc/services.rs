@@ -16,7 +16,7 @@ use crate::limits::GRPC_OVERHEAD_BYTES;
 use hyper::{body::Incoming, service::Service};
 use proto::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
-    maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    maintenance_server::MaintenanceServer,
 };
 use proto::{v3electionpb::election_server::ElectionServer, v3lockpb::lock_server::LockServer};
 use std::{
@@ -64,7 +64,7 @@ impl<M: Member> Services<M> {
             };
         }
         let others = Routes::default()
-            .add_service(sized!(WatchServer, watch::Watch(context.clone())))
+            .add_service(Exact::new(watch::Watch::new(context.clone(), limit)))
             .add_service(sized!(LeaseServer, lease::Lease(context.clone())))
             .add_service(sized!(ClusterServer, cluster::Cluster(context.clone())))
             .add_service(sized!(MaintenanceServer, maintenance::Maintenance(context.clone())))

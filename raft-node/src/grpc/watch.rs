@@ -2,7 +2,7 @@
 //! recovering from lag are the same code, and nothing is queued per watch.
 //!
 //! ```text
-//!   a turn:   a request | a mark | a tick | an end     then one page for one watch that is behind
+//!   a turn:   a request | a mark | a tick | an end     then pages for watches that are behind, a page each
 //!   outbox:   what this turn has to say; it is empty before the next turn begins, so a page's fragments are
 //!             contiguous, `created` comes before the first event, and a client that does not read is not read
 //! ```
@@ -13,51 +13,138 @@
 use super::{
     call::{self, Context},
     counters::{Rpc, Started},
-    cursor::{Cursor, requested_range},
+    cursor::{Cursor, EncodedPage, Form, requested_range},
     ending::Ending,
     exact::exact_status,
     header::header,
     member::Member,
-    pulled::{Pulled, Source},
+    pulled::Source,
+    replies::Replies,
+    reply::{Outbox, Reply},
 };
 use crate::{
-    limits::{BLOCKING_RETRY, GRPC_OVERHEAD_BYTES, WATCH_CATCH_UP_BYTES, WATCH_PAGE_BYTES, WATCHES_MAX},
-    watchers::Stream,
+    limits::{
+        BLOCKING_RETRY, GRPC_OVERHEAD_BYTES, WATCH_CATCH_UP_BYTES, WATCH_PAGE_BYTES, WATCH_PAGES_PER_TURN, WATCHES_MAX,
+    },
+    watchers::{Encodings, Stream},
 };
-use kv::{Compacted, EventsPage};
+use kv::Compacted;
 use proto::{
-    Error,
+    Error, KeyRange,
+    codec::FittingBuffers,
     etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion, watch_server},
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    convert::Infallible,
     future::ready,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 use tokio::time::{Instant, sleep, sleep_until};
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{
+    Status, Streaming,
+    body::Body,
+    codec::Codec,
+    codegen::{BoxFuture, Service, http},
+    metadata::{GRPC_CONTENT_TYPE, MetadataMap, MetadataValue},
+    server::NamedService,
+};
 
 /// What a response says that is about no watch: an error at creation, or progress of all.
 const NO_WATCH: i64 = -1;
+/// The service's one method.
+const METHOD: &str = "/etcdserverpb.Watch/Watch";
 
-/// The service.
-pub struct Watch<M>(pub Context<M>);
+/// The service, as the generated server would do it, but for the body of its answer.
+pub struct Watch<M> {
+    context: Context<M>,
+    /// The largest request.
+    request_bytes_max: usize,
+}
 
-#[async_trait]
-impl<M: Member> watch_server::Watch for Watch<M> {
-    type WatchStream = Pulled<Session<M>>;
+impl<M: Member> Watch<M> {
+    /// The service of a member.
+    pub fn new(context: Context<M>, request_bytes_max: usize) -> Self {
+        Self {
+            context,
+            request_bytes_max,
+        }
+    }
 
-    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
-        let call = self.0.begin(Rpc::Watch, request.metadata())?;
+    async fn watch(self, request: http::Request<Body>) -> Result<Body, Status> {
+        refuse_compressed(request.headers())?;
+        let (parts, body) = request.into_parts();
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let decoder = FittingBuffers::<WatchResponse, WatchRequest>::default().decoder();
+        let requests = Streaming::new_request(decoder, body, None, Some(self.request_bytes_max));
+        let member = &*self.context.member;
+        let call = self.context.begin(Rpc::Watch, &metadata)?;
         // A watch from "now" on a member that has just started would tell again what its client knows.
-        if let Err(error) = self.0.member.settled_view(call.deadline).await {
+        if let Err(error) = member.settled_view(call.deadline).await {
             return Err(call.refuse(&error));
         }
-        let ending = Ending::new(&*self.0.member, call::requires_leader(request.metadata()));
-        let session = Session::new(self.0.clone(), call.into_stream(), request.into_inner(), ending);
-        Ok(Response::new(Pulled::new(session)))
+        let ending = Ending::new(member, call::requires_leader(&metadata));
+        let encodings = Arc::clone(member.watchers().encodings());
+        let session = Session::new(self.context.clone(), call.into_stream(), requests, ending);
+        Ok(Body::new(Replies::new(session, encodings)))
     }
+}
+
+impl<M> Clone for Watch<M> {
+    fn clone(&self) -> Self {
+        Self {
+            context: self.context.clone(),
+            request_bytes_max: self.request_bytes_max,
+        }
+    }
+}
+
+impl<M> NamedService for Watch<M> {
+    const NAME: &'static str = watch_server::SERVICE_NAME;
+}
+
+impl<M: Member> Service<http::Request<Body>> for Watch<M> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            if request.uri().path() != METHOD {
+                return Ok(Status::unimplemented("").into_http());
+            }
+            Ok(match service.watch(request).await {
+                Ok(body) => {
+                    let mut reply = http::Response::new(body);
+                    reply
+                        .headers_mut()
+                        .insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+                    reply
+                }
+                Err(status) => status.into_http(),
+            })
+        })
+    }
+}
+
+/// No compression is served, as in the services that are generated, whose words these are.
+fn refuse_compressed(headers: &http::HeaderMap) -> Result<(), Status> {
+    let Some(encoding) = headers.get("grpc-encoding").filter(|encoding| *encoding != "identity") else {
+        return Ok(());
+    };
+    let encoding = String::from_utf8_lossy(encoding.as_bytes());
+    let mut status = Status::unimplemented(format!("Content is compressed with `{encoding}` which isn't supported"));
+    status
+        .metadata_mut()
+        .insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+    Err(status)
 }
 
 /// One client stream with its watches.
@@ -73,7 +160,7 @@ pub struct Session<M: Member> {
     compacted: HashSet<i64>,
     /// Ids of watches that are behind; ids that are not, or are gone, are skipped.
     behind: VecDeque<i64>,
-    outbox: VecDeque<WatchResponse>,
+    outbox: Outbox,
     next_id: i64,
     /// The revision at which the client asked for progress.
     progress_asked: Option<i64>,
@@ -82,21 +169,16 @@ pub struct Session<M: Member> {
 }
 
 impl<M: Member> Source for Session<M> {
-    type Item = WatchResponse;
+    type Item = VecDeque<Reply>;
 
-    async fn next(&mut self) -> Option<Result<WatchResponse, Status>> {
-        let result = loop {
-            match self.outbox.pop_front() {
-                Some(response) => break Ok(response),
-                None => {
-                    if let Err(status) = self.turn().await {
-                        break Err(status);
-                    }
-                }
-            }
-        };
+    /// What one turn has to say, or more of them that had nothing.
+    async fn next(&mut self) -> Option<Result<VecDeque<Reply>, Status>> {
+        let mut result = Ok(());
+        while result.is_ok() && self.outbox.is_empty() {
+            result = self.turn().await;
+        }
         self.started.end_on_error(&result);
-        Some(result)
+        Some(result.map(|()| self.outbox.take()))
     }
 }
 
@@ -124,7 +206,7 @@ impl<M: Member> Session<M> {
             cursors: HashMap::new(),
             compacted: HashSet::new(),
             behind: VecDeque::new(),
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             next_id: 0,
             progress_asked: None,
             tick: Instant::now() + tick_interval,
@@ -173,7 +255,7 @@ impl<M: Member> Session<M> {
                 ..self.response(NO_WATCH, self.context.member.view().revision())
             },
         };
-        self.outbox.push_back(WatchResponse {
+        self.outbox.push(WatchResponse {
             created: true,
             ..response
         });
@@ -229,7 +311,7 @@ impl<M: Member> Session<M> {
         }
         if cursor.is_some() || self.compacted.remove(&watch_id) {
             let response = self.response(watch_id, self.context.member.view().revision());
-            self.outbox.push_back(WatchResponse {
+            self.outbox.push(WatchResponse {
                 canceled: true,
                 ..response
             });
@@ -244,28 +326,52 @@ impl<M: Member> Session<M> {
         }
     }
 
-    /// One page for the watch that has waited longest.
+    /// A page for each of the watches that have waited longest, as long as that is quick and the outbox takes more.
     async fn pull(&mut self) {
-        let Some(watch_id) = self.behind.pop_front() else {
-            return;
-        };
-        let Some(cursor) = self.cursors.get(&watch_id).filter(|cursor| cursor.is_behind()) else {
-            return;
-        };
+        // At least as new as every mark that was followed, which is all that a watch needs to be done.
         let view = self.context.member.view();
-        let revision = view.revision();
-        let from = cursor.next();
-        let page = if view.events_in_memory(from) {
-            Ok(view.events(cursor.range(), from, WATCH_PAGE_BYTES))
-        } else {
-            let range = cursor.range().clone();
-            self.context
-                .member
-                .blocking(move || view.events(&range, from, WATCH_CATCH_UP_BYTES))
-                .await
+        let mut last = None;
+        for _ in 0..WATCH_PAGES_PER_TURN {
+            let Some(watch_id) = self.behind.pop_front() else {
+                return;
+            };
+            let Some(cursor) = self.cursors.get(&watch_id).filter(|cursor| cursor.is_behind()) else {
+                continue;
+            };
+            if !view.events_in_memory(cursor.next()) {
+                return self.catch_up(watch_id).await;
+            }
+            let place = Place::of(cursor);
+            let page = match last.take().filter(|(known, _)| *known == place) {
+                Some((_, page)) => page,
+                None => match view.events(&place.range, place.from, WATCH_PAGE_BYTES) {
+                    Ok(page) => place.form.encode(&page, view.revision(), self.encodings()),
+                    Err(compacted) => return self.cancel_compacted(watch_id, compacted),
+                },
+            };
+            self.take_page(watch_id, &page);
+            // Whoever looked at much without finding anything has taken long enough.
+            if page.is_empty() || self.outbox.is_full() {
+                return;
+            }
+            last = Some((place, page));
+        }
+    }
+
+    /// A page from the disk.
+    async fn catch_up(&mut self, watch_id: i64) {
+        let Some(cursor) = self.cursors.get(&watch_id) else {
+            return;
         };
-        match page {
-            Ok(Ok(page)) => self.take_page(watch_id, &page, revision),
+        let (view, place) = (self.context.member.view(), Place::of(cursor));
+        let encodings = Arc::clone(self.context.member.watchers().encodings());
+        // Encoded there, so that what waits for this stream is shared already.
+        let read = move || {
+            let page = view.events(&place.range, place.from, WATCH_CATCH_UP_BYTES)?;
+            Ok(place.form.encode(&page, view.revision(), &encodings))
+        };
+        match self.context.member.blocking(read).await {
+            Ok(Ok(page)) => self.take_page(watch_id, &page),
             Ok(Err(compacted)) => self.cancel_compacted(watch_id, compacted),
             // The pool is full: nobody is refused for that, it only takes longer.
             Err(_) => {
@@ -275,16 +381,20 @@ impl<M: Member> Session<M> {
         }
     }
 
-    fn take_page(&mut self, watch_id: i64, page: &EventsPage, revision: i64) {
+    fn take_page(&mut self, watch_id: i64, page: &EncodedPage) {
         let member = &*self.context.member;
         let Some(cursor) = self.cursors.get_mut(&watch_id) else {
             return;
         };
         let bytes_max = member.limits().max_request_bytes + GRPC_OVERHEAD_BYTES;
-        let header = header(member, page.next_revision - 1);
-        if cursor.take_page(page, revision, header, bytes_max, &mut self.outbox) {
+        let header = header(member, page.next_revision() - 1);
+        if cursor.take_page(page, header, bytes_max, &mut self.outbox) {
             self.behind.push_back(watch_id);
         }
+    }
+
+    fn encodings(&self) -> &Encodings {
+        self.context.member.watchers().encodings()
     }
 
     /// Its own message, behind `created`, with revision 0: clients tell it from an error by that.
@@ -294,7 +404,7 @@ impl<M: Member> Session<M> {
             self.compacted.insert(watch_id);
         }
         let response = self.response(watch_id, 0);
-        self.outbox.push_back(WatchResponse {
+        self.outbox.push(WatchResponse {
             canceled: true,
             compact_revision,
             ..response
@@ -320,7 +430,7 @@ impl<M: Member> Session<M> {
         match needed {
             Some(needed) if needed <= notified => {
                 self.progress_asked = None;
-                self.outbox.push_back(self.response(NO_WATCH, notified));
+                self.outbox.push(self.response(NO_WATCH, notified));
             }
             Some(needed) => self.context.member.watchers().wake_after(&self.stream, needed),
             // A mark that has not been followed yet has woken the stream, too.
@@ -339,7 +449,7 @@ impl<M: Member> Session<M> {
             }
         }
         for watch_id in quiet {
-            self.outbox.push_back(self.response(watch_id, notified));
+            self.outbox.push(self.response(watch_id, notified));
         }
     }
 
@@ -349,6 +459,24 @@ impl<M: Member> Session<M> {
             header,
             watch_id,
             ..WatchResponse::default()
+        }
+    }
+}
+
+/// What decides which page a watch gets from a View.
+#[derive(PartialEq, Eq)]
+struct Place {
+    range: KeyRange,
+    from: i64,
+    form: Form,
+}
+
+impl Place {
+    fn of(cursor: &Cursor) -> Self {
+        Self {
+            range: cursor.range().clone(),
+            from: cursor.next(),
+            form: cursor.form(),
         }
     }
 }

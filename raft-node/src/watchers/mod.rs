@@ -14,7 +14,10 @@
 //! So a quiet watch costs nothing, is never behind a compaction, and progress R can be claimed for it in O(1).
 //! Not here: which events there are (`kv`), how they are sent (`grpc/watch`).
 
+mod encoded;
 mod intervals;
+
+pub use encoded::{Encoded, Encodings, SharedEvents};
 
 use crate::limits::{WATCH_MATCH_BYTES, WATCHES_MAX};
 use bytes::Bytes;
@@ -34,6 +37,7 @@ use tokio::sync::Notify;
 /// The index of all watches of one member.
 pub struct Watchers {
     index: Mutex<Index>,
+    encodings: Arc<Encodings>,
     notified: AtomicI64,
     watches: AtomicUsize,
     streams: AtomicUsize,
@@ -76,6 +80,7 @@ impl Watchers {
                 notified: revision,
                 ..Index::default()
             }),
+            encodings: Arc::default(),
             notified: AtomicI64::new(revision),
             watches: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
@@ -144,6 +149,11 @@ impl Watchers {
         } else if !index.at_next.iter().any(|waiting| Arc::ptr_eq(waiting, stream)) {
             index.at_next.push(Arc::clone(stream));
         }
+    }
+
+    /// The events that watches are told of, as bytes.
+    pub fn encodings(&self) -> &Arc<Encodings> {
+        &self.encodings
     }
 
     /// Counts a stream that begins.

@@ -11,12 +11,16 @@ use crate::{
     history::{Record, Watch, WatchRequest, WatchStep},
     world::messages,
 };
+use prost::Message;
 use proto::etcdserverpb::{ResponseHeader, WatchResponse};
 use raft_node::{
-    grpc::cursor::{Cursor, requested_range},
+    grpc::{
+        cursor::{Cursor, requested_range},
+        reply::Outbox,
+    },
     watchers::Stream,
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 /// Small pages, so that most catch-ups take several.
 const PAGE_BYTES: usize = 400;
@@ -171,7 +175,8 @@ impl World {
     /// One page; whether there may be more.
     fn pull(&mut self, number: usize) -> bool {
         let at = self.watchers[number].at;
-        let view = self.process(at).store().view();
+        let process = self.process(at);
+        let (view, encodings) = (process.store().view(), Arc::clone(process.watchers.encodings()));
         let Some(open) = &mut self.watchers[number].open else {
             return false;
         };
@@ -186,11 +191,13 @@ impl World {
             revision: page.next_revision - 1,
             ..ResponseHeader::default()
         };
-        let mut responses = VecDeque::new();
-        open.cursor
-            .take_page(&page, view.revision(), header, RESPONSE_BYTES, &mut responses);
+        let mut outbox = Outbox::default();
+        let encoded = open.cursor.form().encode(&page, view.revision(), &encodings);
+        open.cursor.take_page(&encoded, header, RESPONSE_BYTES, &mut outbox);
         self.watchers[number].next = page.next_revision;
-        for response in responses {
+        for reply in outbox.take() {
+            // From the bytes, as a client gets them.
+            let response = WatchResponse::decode(reply.message().as_slice()).expect("a response that was encoded here");
             self.step(number, events_of(&response));
         }
         true
