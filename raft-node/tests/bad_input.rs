@@ -892,6 +892,70 @@ fn ten_thousand_watches_on_as_many_streams() {
     assert_serves(&rpc);
 }
 
+/// Values that are far larger than what a stream may hold for itself.
+const LARGE_VALUE_BYTES: usize = 100_000;
+
+#[test]
+fn ten_thousand_watches_that_nobody_reads_share_large_values() {
+    const PUTS: u64 = 8;
+    let cluster = Cluster::start(Kind::Dipper, 1, &[]);
+    let rpc = Rpc::connect(cluster.client_url(0));
+    assert_serves(&rpc);
+    let before = resident_bytes(cluster.pid(0));
+    let mut streams = block_on(async {
+        let mut streams = Vec::new();
+        for _ in 0..10 {
+            let rpc = Rpc::connect(cluster.client_url(0));
+            for i in 0..WATCHES / 10 {
+                let stream = watching(&rpc).await.expect("a stream");
+                let request = WatchCreateRequest {
+                    key: "large".into(),
+                    prev_kv: i % 2 == 0,
+                    ..WatchCreateRequest::default()
+                };
+                stream.ask(RequestUnion::CreateRequest(request)).await;
+                streams.push(stream);
+            }
+        }
+        streams
+    });
+    wait_until("all watches are open", Duration::from_mins(1), || {
+        open_watches(&cluster) >= WATCHES as f64
+    });
+    let opened = resident_bytes(cluster.pid(0)).saturating_sub(before);
+    for i in 0..PUTS {
+        let value = noise(i, LARGE_VALUE_BYTES).into();
+        call!(rpc, kv.put(PutRequest { value, ..put("large") })).expect("a put");
+        // Everybody is told before the next one, as far as its client takes it.
+        thread::sleep(Duration::from_millis(200));
+    }
+    let grown = resident_bytes(cluster.pid(0)).saturating_sub(before);
+    println!(
+        "{WATCHES} watches that nobody reads: {} KiB, with {PUTS} values of {LARGE_VALUE_BYTES} bytes {} KiB",
+        opened >> 10,
+        grown >> 10
+    );
+    assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
+    // What waited for them is whole: the first two get it, in both forms, when they read at last.
+    streams.truncate(2);
+    block_on(async {
+        for (stream, has_prev) in streams.iter_mut().zip([true, false]) {
+            assert!(stream.next().await.created);
+            let mut events = Vec::new();
+            while events.len() < PUTS as usize {
+                events.extend(stream.next().await.events);
+            }
+            for (i, event) in events.into_iter().enumerate() {
+                let value = |i: usize| bytes::Bytes::from(noise(i as u64, LARGE_VALUE_BYTES));
+                assert_eq!(event.kv.expect("a put has it").value, value(i));
+                let prev = (has_prev && i > 0).then(|| value(i - 1));
+                assert_eq!(event.prev_kv.map(|kv| kv.value), prev);
+            }
+        }
+    });
+    assert_serves(&rpc);
+}
+
 /// Writes `count` times 10 values of 10 KB, over and over on the same keys.
 fn write_large(rpc: &Rpc, count: usize) {
     for i in 0..count {

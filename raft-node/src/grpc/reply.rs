@@ -192,13 +192,19 @@ impl Chunks {
     }
 }
 
-/// Room for what will be copied into one chunk: an unsent chunk must not hold more than it says.
+/// Room for exactly what will be copied into one chunk: an unsent one must not hold more than it says.
 fn room(replies: &VecDeque<Reply>, chunk_bytes: usize) -> usize {
     let mut room = 0;
     for reply in replies {
-        room += PREFIX_BYTES + reply.bytes;
+        room += PREFIX_BYTES + reply.own.encoded_len();
+        for event in &reply.events[reply.range.clone()] {
+            if room >= chunk_bytes || event.bytes().len() >= chunk_bytes {
+                return room;
+            }
+            room += event.bytes().len();
+        }
         if room >= chunk_bytes {
-            return chunk_bytes;
+            return room;
         }
     }
     room
@@ -314,6 +320,9 @@ mod tests {
             for reply in replies() {
                 chunks.extend([reply].into());
                 while let Some(chunk) = chunks.next_full(chunk_bytes).expect("below 4 GB") {
+                    if let Chunk::Copied(copied) = &chunk {
+                        assert!(copied.capacity() < 2 * chunk_bytes + 100, "chunks of {chunk_bytes}");
+                    }
                     shared += usize::from(matches!(chunk, Chunk::Shared(_)));
                     put(&mut sent, chunk);
                 }
