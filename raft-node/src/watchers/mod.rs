@@ -14,12 +14,14 @@
 //! So a quiet watch costs nothing, is never behind a compaction, and progress R can be claimed for it in O(1).
 //! Not here: which events there are (`kv`), how they are sent (`grpc/watch`).
 
+mod bell;
 mod encoded;
 mod intervals;
 
 pub use encoded::{Encoded, Encodings, SharedEvents};
 
 use crate::limits::{WATCH_MATCH_BYTES, WATCHES_MAX};
+use bell::{Bell, Listed};
 use bytes::Bytes;
 use intervals::Intervals;
 use kv::{View, engine::Engine};
@@ -49,6 +51,9 @@ pub struct Stream {
     /// Ids of watches with a mark. At most one entry a watch, so it is bounded by their number.
     marked: Mutex<Vec<i64>>,
     wake: Notify,
+    /// `None`: it is woken by itself.
+    bell: Option<Arc<Bell>>,
+    listed: Listed,
 }
 
 /// One watch in the index. Lives until [`Watchers::unregister`].
@@ -91,16 +96,16 @@ impl Watchers {
     /// of a View, from one thread, before anything else tells a client of the new revision.
     pub fn published<E: Engine>(&self, view: &View<E>) {
         let mut index = self.lock();
+        let mut woken = mem::take(&mut index.at_next);
         if view.revision() > index.notified {
             if self.watches.load(Ordering::Relaxed) > 0 {
-                index.mark_since(view);
+                index.mark_since(view, &mut woken);
             }
             index.notified = view.revision();
             self.notified.store(view.revision(), Ordering::Release);
         }
-        for stream in index.at_next.drain(..) {
-            stream.wake.notify_one();
-        }
+        drop(index);
+        bell::wake(woken);
     }
 
     /// The revision up to which every mark has been left.
@@ -182,6 +187,14 @@ impl Watchers {
 }
 
 impl Stream {
+    /// A stream that is served on the calling current-thread runtime.
+    pub fn on_this_runtime() -> Self {
+        Self {
+            bell: Some(Bell::of_this_thread()),
+            ..Self::default()
+        }
+    }
+
     /// Completes when a watch was marked or an awaited publication happened since the last time.
     pub async fn woken(&self) {
         self.wake.notified().await;
@@ -214,18 +227,22 @@ impl Registration {
         &self.range
     }
 
-    fn leave_mark(&self, revision: i64) {
+    /// Adds the stream to `woken` with the first mark that it has not taken.
+    fn leave_mark(&self, revision: i64, woken: &mut Vec<Arc<Stream>>) {
         if self
             .mark
             .compare_exchange(0, revision, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
         {
-            self.stream
+            let mut marked = self
+                .stream
                 .marked
                 .lock()
-                .expect("no panic is survived, so no lock is poisoned")
-                .push(self.watch_id);
-            self.stream.wake.notify_one();
+                .expect("no panic is survived, so no lock is poisoned");
+            if marked.is_empty() {
+                woken.push(Arc::clone(&self.stream));
+            }
+            marked.push(self.watch_id);
         }
     }
 }
@@ -261,7 +278,7 @@ impl Index {
         }
     }
 
-    fn mark_since<E: Engine>(&self, view: &View<E>) {
+    fn mark_since<E: Engine>(&self, view: &View<E>, woken: &mut Vec<Arc<Stream>>) {
         let everything = KeyRange::From(Bytes::new());
         let mut from = self.notified + 1;
         while from <= view.revision() {
@@ -271,33 +288,33 @@ impl Index {
                 .events_in_memory(from)
                 .then(|| view.events(&everything, from, WATCH_MATCH_BYTES));
             let Some(Ok(page)) = page else {
-                return self.mark_all(from);
+                return self.mark_all(from, woken);
             };
             for event in &page.events {
-                self.mark_key(&event.key, event.revision);
+                self.mark_key(&event.key, event.revision, woken);
             }
             from = page.next_revision;
         }
     }
 
-    fn mark_key(&self, key: &[u8], revision: i64) {
+    fn mark_key(&self, key: &[u8], revision: i64, woken: &mut Vec<Arc<Stream>>) {
         for registration in self.keys.get(key).into_iter().flat_map(BTreeMap::values) {
-            registration.leave_mark(revision);
+            registration.leave_mark(revision, woken);
         }
         self.ranges.containing(key, &mut |group| {
             for registration in group.values() {
-                registration.leave_mark(revision);
+                registration.leave_mark(revision, woken);
             }
         });
     }
 
-    fn mark_all(&self, revision: i64) {
+    fn mark_all(&self, revision: i64, woken: &mut Vec<Arc<Stream>>) {
         for registration in self.keys.values().flat_map(BTreeMap::values) {
-            registration.leave_mark(revision);
+            registration.leave_mark(revision, woken);
         }
         self.ranges.each(&mut |group| {
             for registration in group.values() {
-                registration.leave_mark(revision);
+                registration.leave_mark(revision, woken);
             }
         });
     }
