@@ -59,8 +59,9 @@ pub const READS_ASKED_MAX: usize = 4;
 /// A question to the leader without a word is asked again, with a new id.
 pub const READ_RETRY: Duration = Duration::from_millis(200);
 /// A forwarded write whose leader leads no more waits this long for that member's word. A living one says what
-/// became of it within a round trip; this is long enough for a loaded machine.
-pub const FORMER_LEADER_SILENCE: Duration = Duration::from_secs(1);
+/// became of it within a round trip; a silent one never does, and with the election before it this must stay below
+/// a second: its clients are without service for so long.
+pub const FORMER_LEADER_SILENCE: Duration = Duration::from_millis(400);
 /// Leases that one entry ends.
 pub const LEASES_EXPIRED_PER_TURN_MAX: usize = 1_000;
 
