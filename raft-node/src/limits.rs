@@ -62,6 +62,10 @@ pub const READ_RETRY: Duration = Duration::from_millis(200);
 /// became of it within a round trip; a silent one never does, and with the election before it this must stay below
 /// a second: its clients are without service for so long.
 pub const FORMER_LEADER_SILENCE: Duration = Duration::from_millis(400);
+/// A member that has lost its leader for this long, or for three election timeouts where those are longer, tells its
+/// clients that what it has sent may or may not be done, and sends reads elsewhere: the others have had an election
+/// by then (418 ms at most in simulations), so this member cannot hear them. Clients move on within a second.
+pub const LEADERLESS_MAX: Duration = Duration::from_millis(500);
 /// Leases that one entry ends.
 pub const LEASES_EXPIRED_PER_TURN_MAX: usize = 1_000;
 

@@ -41,6 +41,22 @@ impl<W, R: LogReader> Replica<W, R> {
             }
         }
         self.last_leader = leader;
+        self.leaderless_since = (leader == 0).then_some(self.now);
+    }
+
+    /// Clients of a member that has lost its leader for long are told, and may go elsewhere. At a start they
+    /// wait for the first one.
+    pub(super) fn abandon_if_leaderless(&mut self) {
+        let patience = limits::LEADERLESS_MAX.max(limits::TICK * 3 * self.stagger.base as u32);
+        if self
+            .leaderless_since
+            .is_some_and(|since| self.now.saturating_sub(since) >= patience)
+        {
+            let failed = self.pending.abandon_sent();
+            self.fail(failed);
+            let failed = self.reads.abandon();
+            self.fail_reads(failed);
+        }
     }
 
     pub(super) fn expire_leases(&mut self) {

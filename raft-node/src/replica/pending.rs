@@ -5,6 +5,7 @@
 //!      ^  \___________ this member leads ___________/      \___ another term's entry is there: failed
 //!      |                     |
 //!      +------ NotDone ------+--- no word, and the leader's connection or its term is gone: outcome unknown
+//!                            +--- no leader at all for long:                               outcome unknown
 //! ```
 //!
 //! A write is either waiting, and may be sent, or sent, and never sent again. Only a definite "not done"
@@ -170,6 +171,16 @@ impl<W> Pending<W> {
     /// The connection to a member is gone, and with it its word on what was on its way there.
     pub fn lost(&mut self, member: u64) -> Vec<Failed<W>> {
         self.take_forwarded(|forwarded| forwarded.to == member, &Error::TimeoutDueToConnectionLost)
+    }
+
+    /// There has been no leader for long: what became of anything that was sent is not known here. What waits
+    /// was not sent, and may wait on.
+    pub fn abandon_sent(&mut self) -> Vec<Failed<W>> {
+        let mut failed = self.take_forwarded(|_| true, &Error::TimeoutDueToLeaderFail);
+        let sent = std::mem::take(&mut self.sent).into_values().flatten();
+        failed.extend(sent.map(|write| (write.waiter, Error::TimeoutDueToLeaderFail)));
+        self.sent_count = 0;
+        failed
     }
 
     fn take_forwarded(&mut self, matches: impl Fn(&Forwarded<W>) -> bool, error: &Error) -> Vec<Failed<W>> {

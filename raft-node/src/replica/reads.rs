@@ -175,6 +175,22 @@ impl<W> Reads<W> {
         extract(&mut self.waiting, |read| matches!(read.asker, Asker::Peer { .. }))
     }
 
+    /// There has been no leader for long: whoever asked here should ask another member. A renewal may have
+    /// been granted before.
+    pub fn abandon(&mut self) -> Vec<(W, Error)> {
+        let is_local = |read: &Read<W>| matches!(read.asker, Asker::Local(_));
+        let mut reads = extract(&mut self.waiting, is_local);
+        for confirmed in self.confirmed.values_mut() {
+            reads.extend(confirmed.extract_if(.., |read| is_local(read)));
+        }
+        self.confirmed.retain(|_, reads| !reads.is_empty());
+        let failed = reads.into_iter().map(|read| match read.question {
+            Question::Renew(_) => (read, Error::TimeoutDueToLeaderFail),
+            Question::Index | Question::Remaining(_) => (read, Error::NoLeader),
+        });
+        answers(failed)
+    }
+
     /// Ends what is past its deadline.
     pub fn expire(&mut self, now: Time, leaderless: bool) -> Vec<(W, Error)> {
         let late = |read: &Read<W>| read.deadline <= now;
@@ -205,12 +221,17 @@ impl<W> Reads<W> {
         self.confirmed.retain(|_, reads| !reads.is_empty());
         let expiring = self.expiring.extract_if(.., |(_, read)| late(read));
         failed.extend(expiring.map(|(_, read)| (read, Error::Timeout)));
-        failed
-            .into_iter()
-            .filter_map(|(read, error)| match read.asker {
-                Asker::Local(waiter) => Some((waiter, error)),
-                Asker::Peer { .. } | Asker::Boot => None,
-            })
-            .collect()
+        answers(failed)
     }
+}
+
+/// Those of this member's own clients.
+fn answers<W>(failed: impl IntoIterator<Item = (Read<W>, Error)>) -> Vec<(W, Error)> {
+    failed
+        .into_iter()
+        .filter_map(|(read, error)| match read.asker {
+            Asker::Local(waiter) => Some((waiter, error)),
+            Asker::Peer { .. } | Asker::Boot => None,
+        })
+        .collect()
 }

@@ -82,6 +82,8 @@ pub struct Replica<W, R: LogReader> {
     pub(super) hard_state: HardState,
     pub(super) announced_commit: u64,
     pub(super) last_leader: u64,
+    /// Since when there is no leader, if there was one before.
+    pub(super) leaderless_since: Option<Time>,
     /// The member whose connection broke and that has not been heard since; 0 is none. If it leads, it is
     /// probably gone, and writes wait for the next leader instead of being lost on the way to this one.
     pub(super) unheard: u64,
@@ -141,6 +143,7 @@ impl<W, R: LogReader> Replica<W, R> {
             hard_state,
             announced_commit: 0,
             last_leader: 0,
+            leaderless_since: None,
             unheard: 0,
             now: Time::ZERO,
         }
@@ -253,6 +256,12 @@ impl<W, R: LogReader> Replica<W, R> {
         );
     }
 
+    pub(super) fn fail_reads(&mut self, failed: Vec<(W, Error)>) {
+        let failed = failed.into_iter();
+        self.answers
+            .extend(failed.map(|(waiter, error)| (waiter, Answer::Failed(error))));
+    }
+
     pub(super) fn new_request(&mut self) -> u64 {
         self.next_request = self.next_request.wrapping_add(1);
         self.next_request
@@ -325,6 +334,7 @@ impl<W, R: LogReader> Replica<W, R> {
         }
         self.watch_disk();
         self.expire(self.now);
+        self.abandon_if_leaderless();
         let before = self.now.saturating_sub(limits::READ_RETRY);
         self.standing.reads_asked_again += self.reads.ask_again_if(|_| false, before) as u64;
         let failed = self
@@ -343,11 +353,7 @@ impl<W, R: LogReader> Replica<W, R> {
         let failed = self.pending.expire(now, &unsent);
         self.fail(failed);
         let failed = self.reads.expire(now, self.leader() == 0);
-        self.answers.extend(
-            failed
-                .into_iter()
-                .map(|(waiter, error)| (waiter, Answer::Failed(error))),
-        );
+        self.fail_reads(failed);
         for (_, waiter, _) in self.moves.extract_if(.., |(_, _, deadline)| *deadline <= now) {
             self.answers.push((waiter, Answer::Failed(Error::Timeout)));
         }

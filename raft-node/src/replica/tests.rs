@@ -730,6 +730,53 @@ fn a_sent_write_fails_only_when_another_term_takes_its_index() {
 }
 
 #[test]
+fn whoever_lost_the_leader_long_ago_tells_its_clients() {
+    let mut trio = Trio::led();
+    // Member 1 leads and is not heard of any more, nor hears anybody.
+    trio.propose(1, put("sent"), 72);
+    trio.read(1, 73);
+    trio.wire.clear();
+    let deadline = trio.now + 100 * S;
+    let renewal = Input::LeaseRenew {
+        id: 7,
+        waiter: 74,
+        deadline,
+    };
+    trio.ask(1, renewal);
+    let until = trio.now + S;
+    while trio.now < until && trio.standing(1).leader != 0 {
+        trio.tick(1);
+        trio.wire.clear();
+    }
+    assert_eq!(trio.standing(1).leader, 0, "a leader that hears nobody steps down");
+    trio.propose(1, put("waits"), 75);
+    let lost_at = trio.now;
+    while trio.now + 2 * limits::TICK < lost_at + limits::LEADERLESS_MAX {
+        trio.tick(1);
+        trio.wire.clear();
+    }
+    assert_eq!([72, 73, 74].map(|waiter| trio.answer(waiter)), [None, None, None]);
+    for _ in 0..3 {
+        trio.tick(1);
+        trio.wire.clear();
+    }
+    let unknown = Some(Answer::Failed(Error::TimeoutDueToLeaderFail));
+    assert_eq!(trio.answer(72), unknown, "it is in the log, and may still be committed");
+    assert_eq!(trio.answer(73), Some(Answer::Failed(Error::NoLeader)));
+    assert_eq!(trio.answer(74), unknown, "it may have been granted");
+    assert_eq!(
+        trio.answer(75),
+        None,
+        "nobody has seen it, so it can still be sent once"
+    );
+    // The others hear it again: what it said to be unknown is done, what waited is done once.
+    trio.elect(1, 3);
+    trio.settle();
+    assert_eq!(trio.outcome(72), None, "it was told already");
+    assert!(matches!(trio.outcome(75), Some(Ok(_))), "{:?}", trio.answer(75));
+}
+
+#[test]
 fn keepalive_meeting_a_pending_expiry_waits() {
     let mut trio = Trio::led();
     let grant = LeaseGrantRequest { id: 7, ttl: 2 };
