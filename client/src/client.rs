@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tonic::Request;
+use tonic::{Request, metadata::MetadataValue};
 
 use crate::{Error, route::Route};
 
@@ -122,10 +122,22 @@ impl Client {
     }
 }
 
+/// The terms of one attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub deadline: Instant,
+    /// A member without a leader is to refuse at once: another one may have it.
+    pub requires_leader: bool,
+}
+
 /// Wraps `message`, telling the server how long its answer is worth anything.
-pub(crate) fn request_until<M>(message: M, deadline: Instant) -> Request<M> {
+pub(crate) fn request_under<M>(message: M, terms: Terms) -> Request<M> {
     let mut request = Request::new(message);
     // tonic applies this limit itself too; the extra second lets our own clock decide first.
-    request.set_timeout(deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1));
+    request.set_timeout(terms.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1));
+    if terms.requires_leader {
+        let yes = MetadataValue::from_static("true");
+        request.metadata_mut().insert("hasleader", yes);
+    }
     request
 }

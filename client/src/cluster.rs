@@ -2,7 +2,7 @@
 
 use proto::etcdserverpb::{MemberListRequest, MemberListResponse, cluster_client::ClusterClient};
 
-use crate::{Client, Error, client::request_until};
+use crate::{Client, Error, client::request_under};
 
 impl Client {
     /// The members as the cluster agrees on them now (a linearizable read).
@@ -12,9 +12,9 @@ impl Client {
 
     /// As [`Client::member_list`]; without `linearizable` as the asked member has them.
     pub async fn member_list_with(&self, request: MemberListRequest) -> Result<MemberListResponse, Error> {
-        self.read(|endpoint, until| async move {
+        self.read(|endpoint, terms| async move {
             ClusterClient::new(endpoint.channel.clone())
-                .member_list(request_until(request, until))
+                .member_list(request_under(request, terms))
                 .await
         })
         .await

@@ -173,6 +173,11 @@ pub(crate) fn from_status(status: &Status) -> Error {
     }
 }
 
+/// Whether a member has said this, rather than our own side of a connection that is not there.
+pub(crate) fn is_from_server(status: &Status) -> bool {
+    error::Error::source(status).is_none()
+}
+
 /// The last of the causes is the one that names what the operating system said.
 pub(crate) fn with_sources(status: &Status) -> String {
     let mut text = status.message().to_owned();

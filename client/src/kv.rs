@@ -12,7 +12,7 @@ use proto::etcdserverpb::{
 };
 use tonic::transport::Channel;
 
-use crate::{Client, Error, client::request_until, route::Endpoint};
+use crate::{Client, Error, client::request_under, route::Endpoint};
 
 /// The smallest key behind every key that starts with `prefix`, or `"\0"` ("no end") when there is none.
 pub fn prefix_end(prefix: &[u8]) -> Bytes {
@@ -79,7 +79,7 @@ impl Client {
 
     /// As [`Client::compact`], with every field: `physical` waits until the space is really free.
     pub async fn compact_with(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
-        self.write(|endpoint, until| async move { kv(&endpoint).compact(request_until(request, until)).await })
+        self.write(|endpoint, terms| async move { kv(&endpoint).compact(request_under(request, terms)).await })
             .await
     }
 
@@ -137,8 +137,8 @@ impl Put<'_> {
     pub async fn send(self) -> Result<PutResponse, Error> {
         let Self { client, request } = self;
         let answer = client
-            .write(|endpoint, until| {
-                let request = request_until(request.clone(), until);
+            .write(|endpoint, terms| {
+                let request = request_under(request.clone(), terms);
                 async move { kv(&endpoint).put(request).await }
             })
             .await?;
@@ -233,8 +233,8 @@ impl<'a> Get<'a> {
     pub async fn send(self) -> Result<RangeResponse, Error> {
         let Self { client, request } = self;
         client
-            .read(|endpoint, until| {
-                let request = request_until(request.clone(), until);
+            .read(|endpoint, terms| {
+                let request = request_under(request.clone(), terms);
                 async move { kv(&endpoint).range(request).await }
             })
             .await
@@ -317,8 +317,8 @@ impl Delete<'_> {
     pub async fn send(self) -> Result<DeleteRangeResponse, Error> {
         let Self { client, request } = self;
         let answer = client
-            .write(|endpoint, until| {
-                let request = request_until(request.clone(), until);
+            .write(|endpoint, terms| {
+                let request = request_under(request.clone(), terms);
                 async move { kv(&endpoint).delete_range(request).await }
             })
             .await?;

@@ -19,7 +19,13 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue, transport::Channel};
 
-use crate::{Client, Error, client::request_until, retry::ROUND_PAUSE, route::Endpoint};
+use crate::{
+    Client, Error,
+    client::request_under,
+    error::from_status,
+    retry::{ROUND_PAUSE, failure_of},
+    route::{Endpoint, Failure},
+};
 
 /// A lease is renewed so many times per TTL: two answers may be lost before it ends.
 const RENEWALS_PER_TTL: u32 = 3;
@@ -45,30 +51,30 @@ impl Client {
 
     /// As [`Client::lease_grant`], under an id of the caller's choice. An id that is taken is an error.
     pub async fn lease_grant_with(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Error> {
-        self.write(|endpoint, until| async move { lease(&endpoint).lease_grant(request_until(request, until)).await })
+        self.write(|endpoint, terms| async move { lease(&endpoint).lease_grant(request_under(request, terms)).await })
             .await
     }
 
     /// Ends a lease and deletes its keys, all in one revision.
     pub async fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, Error> {
         let request = LeaseRevokeRequest { id };
-        self.write(|endpoint, until| async move { lease(&endpoint).lease_revoke(request_until(request, until)).await })
+        self.write(|endpoint, terms| async move { lease(&endpoint).lease_revoke(request_under(request, terms)).await })
             .await
     }
 
     /// How long a lease has left, in seconds (-1: it is gone), and its keys if `keys` asks for them.
     pub async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Error> {
         self.read(
-            |endpoint, until| async move { lease(&endpoint).lease_time_to_live(request_until(request, until)).await },
+            |endpoint, terms| async move { lease(&endpoint).lease_time_to_live(request_under(request, terms)).await },
         )
         .await
     }
 
     /// The ids of all leases.
     pub async fn lease_list(&self) -> Result<LeaseLeasesResponse, Error> {
-        self.read(|endpoint, until| async move {
+        self.read(|endpoint, terms| async move {
             lease(&endpoint)
-                .lease_leases(request_until(LeaseLeasesRequest {}, until))
+                .lease_leases(request_under(LeaseLeasesRequest {}, terms))
                 .await
         })
         .await
@@ -160,19 +166,21 @@ impl Renewal {
         // Until the first answer the TTL is unknown; the call deadline bounds the wait for it.
         let mut lost_at = self.client.deadline();
         let mut last = Error::timeout(self.client.options.call_deadline);
-        let mut turn = 0;
         while Instant::now() < lost_at {
-            let endpoint = self.client.for_write(turn).await;
+            let endpoint = self.client.for_write().await;
+            let mut failure = Failure::Silent;
             match timeout_at(lost_at, self.renew_on(&endpoint, &mut lost_at)).await {
                 Ok(End::Gone) => {
                     last = gone();
                     break;
                 }
-                Ok(End::Stream(status)) => last = crate::error::from_status(&status),
+                Ok(End::Stream(status)) => {
+                    failure = failure_of(&status);
+                    last = from_status(&status);
+                }
                 Err(_) => {}
             }
-            self.client.route.failed(&endpoint);
-            turn += 1;
+            self.client.route.failed(&endpoint, failure);
             sleep(ROUND_PAUSE).await;
         }
         self.state.send_replace(KeepAliveState::Lost(last));

@@ -7,7 +7,7 @@ use proto::etcdserverpb::{
 };
 use tonic::transport::Channel;
 
-use crate::{Client, Error, client::request_until, route::Endpoint};
+use crate::{Client, Error, client::request_under, route::Endpoint};
 
 fn maintenance(endpoint: &Endpoint) -> MaintenanceClient<Channel> {
     MaintenanceClient::new(endpoint.channel.clone())
@@ -22,7 +22,7 @@ impl Client {
     /// The hash of all keys and their history up to `revision` (0: now) at whichever member answers.
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
         let request = HashKvRequest { revision };
-        self.read(|endpoint, until| async move { maintenance(&endpoint).hash_kv(request_until(request, until)).await })
+        self.read(|endpoint, terms| async move { maintenance(&endpoint).hash_kv(request_under(request, terms)).await })
             .await
     }
 
@@ -33,7 +33,7 @@ impl Client {
             member_id: 0,
             alarm: 0,
         };
-        self.read(|endpoint, until| async move { maintenance(&endpoint).alarm(request_until(request, until)).await })
+        self.read(|endpoint, terms| async move { maintenance(&endpoint).alarm(request_under(request, terms)).await })
             .await
     }
 
@@ -42,7 +42,7 @@ impl Client {
     pub async fn move_leader(&self, target: u64) -> Result<MoveLeaderResponse, Error> {
         let request = MoveLeaderRequest { target_id: target };
         self.write(
-            |endpoint, until| async move { maintenance(&endpoint).move_leader(request_until(request, until)).await },
+            |endpoint, terms| async move { maintenance(&endpoint).move_leader(request_under(request, terms)).await },
         )
         .await
     }

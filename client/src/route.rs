@@ -1,13 +1,15 @@
 //! Who is asked: one channel per endpoint, made lazily; which of them answered last; who leads.
 //!
 //! ```text
-//! given:    a  b  c        reads start at `current`, go on to the next when it fails
+//! given:    a  b  c        calls start at `current`, go on to the next when it fails
 //! leader:   ? or (endpoint, term)   forgotten when it fails or an answer carries a newer term
+//! silent:   b until 12:00:05        did not answer: asked after all others, even if it is the leader
 //! ```
 //!
 //! The lock is held for a few instructions, never across an await. Not here: when to ask again (`retry`).
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -30,7 +32,7 @@ use tonic::{
     transport::{Channel, Endpoint as TonicEndpoint, Uri},
 };
 
-use crate::{Client, ConnectOptions, Error, Writes, client::request_until};
+use crate::{Client, ConnectOptions, Error, Writes, client::request_under};
 
 /// The metadata key under which a Dipper member names the leader's client URL beside an error.
 const LEADER_HINT: &str = "dipper-leader";
@@ -40,6 +42,19 @@ const SEARCH_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// One search asks two questions of one member; a member that hangs must not hold up the write for longer.
 const SEARCH_TIME_MAX: Duration = Duration::from_millis(150);
+
+/// An endpoint that did not answer is asked after all others for so long. A member that is paused or cut off still
+/// takes connections, or keeps us dialling, and each such attempt costs what it takes to notice.
+const AVOIDED_FOR: Duration = Duration::from_secs(5);
+
+/// How an endpoint failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It said why: it lives, and another one may do better this time.
+    Refused,
+    /// No connection, a lost one, or no answer.
+    Silent,
+}
 
 /// One member's client URL and the channel to it.
 #[derive(Debug)]
@@ -125,6 +140,17 @@ struct Seen {
     current: usize,
     leader: Option<Leader>,
     searched: Option<Instant>,
+    /// Authorities that did not answer, and until when they are avoided.
+    silent: BTreeMap<String, Instant>,
+}
+
+impl Seen {
+    fn avoids(&self, endpoint: &Endpoint) -> bool {
+        // Nearly always empty: then this costs nothing.
+        self.silent
+            .get(&endpoint.authority)
+            .is_some_and(|until| Instant::now() < *until)
+    }
 }
 
 /// The endpoints, and what the answers so far say about them.
@@ -161,19 +187,33 @@ impl Route {
         &self.endpoints
     }
 
-    /// The endpoint for the `turn`-th attempt of a call that anyone can serve.
-    pub fn any(&self, turn: usize) -> Arc<Endpoint> {
-        let current = self.seen().current;
-        Arc::clone(&self.endpoints[(current + turn) % self.endpoints.len()])
+    /// The endpoints in the order in which a call that anyone can serve should ask them.
+    pub fn order(&self) -> Vec<Arc<Endpoint>> {
+        let seen = self.seen();
+        let (behind, from) = self.endpoints.split_at(seen.current);
+        let mut order: Vec<Arc<Endpoint>> = from.iter().chain(behind).cloned().collect();
+        // Stable: those that are avoided stay in order too.
+        order.sort_by_key(|endpoint| seen.avoids(endpoint));
+        order
     }
 
-    /// The leader, if it is known.
+    /// The first of [`Self::order`].
+    pub fn first(&self) -> Arc<Endpoint> {
+        let seen = self.seen();
+        let (behind, from) = self.endpoints.split_at(seen.current);
+        let first = from.iter().chain(behind).find(|endpoint| !seen.avoids(endpoint));
+        Arc::clone(first.unwrap_or(&self.endpoints[seen.current]))
+    }
+
+    /// The leader, if it is known and answers.
     pub fn leader(&self) -> Option<Arc<Endpoint>> {
-        self.seen().leader.as_ref().map(|leader| Arc::clone(&leader.endpoint))
+        let seen = self.seen();
+        let endpoint = &seen.leader.as_ref()?.endpoint;
+        (!seen.avoids(endpoint)).then(|| Arc::clone(endpoint))
     }
 
     /// Notes that `endpoint` failed: the next call starts elsewhere.
-    pub fn failed(&self, endpoint: &Arc<Endpoint>) {
+    pub fn failed(&self, endpoint: &Arc<Endpoint>, failure: Failure) {
         let mut seen = self.seen();
         if Arc::ptr_eq(endpoint, &self.endpoints[seen.current]) {
             seen.current = (seen.current + 1) % self.endpoints.len();
@@ -185,12 +225,20 @@ impl Route {
         {
             seen.leader = None;
         }
+        if failure == Failure::Silent {
+            let now = Instant::now();
+            // A leader's URL may change with every restart: what is over is forgotten.
+            seen.silent.retain(|_, until| now < *until);
+            seen.silent.insert(endpoint.authority.clone(), now + AVOIDED_FOR);
+        }
     }
 
     /// Notes that `endpoint` answered where another had been asked first.
-    pub fn prefer(&self, endpoint: &Arc<Endpoint>) {
+    pub fn answered(&self, endpoint: &Arc<Endpoint>) {
+        let mut seen = self.seen();
+        seen.silent.remove(&endpoint.authority);
         if let Some(at) = self.endpoints.iter().position(|each| Arc::ptr_eq(each, endpoint)) {
-            self.seen().current = at;
+            seen.current = at;
         }
     }
 
@@ -232,19 +280,19 @@ impl Route {
 }
 
 impl Client {
-    /// The endpoint for the `turn`-th attempt of a write.
-    pub(crate) async fn for_write(&self, turn: usize) -> Arc<Endpoint> {
+    /// The endpoint for the next attempt of a write.
+    pub(crate) async fn for_write(&self) -> Arc<Endpoint> {
         if self.options.writes == Writes::ToEndpoints {
-            return self.route.any(turn);
+            return self.route.first();
         }
         self.learn_leader().await;
-        self.route.leader().unwrap_or_else(|| self.route.any(turn))
+        self.route.leader().unwrap_or_else(|| self.route.first())
     }
 
     /// Asks one member who leads and where that is. Finding nobody is no error: any member takes a write.
     pub(crate) async fn learn_leader(&self) {
         if self.options.writes == Writes::ToLeader && self.route.begin_search() {
-            let asked = self.route.any(0);
+            let asked = self.route.first();
             if let Ok(Ok(Some((url, term)))) = timeout(SEARCH_TIME_MAX, leader_url(&asked.channel)).await {
                 self.route.set_leader(&url, term, &self.options);
             }
@@ -261,13 +309,19 @@ impl Client {
 
     /// Any member's status: proves that the cluster can be reached.
     pub(crate) async fn any_status(&self) -> Result<StatusResponse, Error> {
-        self.read(|endpoint, until| async move {
+        self.read(|endpoint, terms| async move {
             MaintenanceClient::new(endpoint.channel.clone())
-                .status(request_until(StatusRequest {}, until))
+                .status(request_under(StatusRequest {}, terms))
                 .await
         })
         .await
     }
+}
+
+/// Whether the member that said this lost a write to the end of a leader, but has found the next one: there is no
+/// better place to go, and the former leader may be the worst.
+pub(crate) fn follows_next_leader(status: &Status) -> bool {
+    status.message() == proto::Error::TimeoutDueToLeaderFail.text() && status.metadata().contains_key(LEADER_HINT)
 }
 
 async fn leader_url(channel: &Channel) -> Result<Option<(String, u64)>, Status> {
@@ -297,20 +351,54 @@ mod tests {
         Route::new(endpoints, &ConnectOptions::default()).unwrap()
     }
 
+    fn names(route: &Route) -> Vec<String> {
+        route.order().iter().map(|endpoint| endpoint.name.clone()).collect()
+    }
+
     #[tokio::test]
     async fn a_failed_endpoint_is_left_and_a_failed_leader_forgotten() {
         let route = route(&["127.0.0.1:1", "http://127.0.0.1:2"]);
         let options = ConnectOptions::default();
         route.set_leader("http://127.0.0.1:1", 3, &options);
-        let first = route.any(0);
+        let first = route.first();
         assert!(
             Arc::ptr_eq(&route.leader().unwrap(), &first),
             "a given endpoint is recognised"
         );
-        route.failed(&first);
+        route.failed(&first, Failure::Refused);
         assert!(route.leader().is_none());
-        assert_eq!(route.any(0).name, "http://127.0.0.1:2");
-        assert_eq!(route.any(1).name, "127.0.0.1:1");
+        assert_eq!(names(&route), ["http://127.0.0.1:2", "127.0.0.1:1"]);
+        assert_eq!(route.first().name, "http://127.0.0.1:2");
+    }
+
+    #[tokio::test]
+    async fn a_silent_endpoint_is_asked_last_until_it_answers_or_time_has_passed() {
+        let route = route(&["a:1", "b:2", "c:3"]);
+        let options = ConnectOptions::default();
+        let [a, b, c] = [0, 1, 2].map(|at| Arc::clone(&route.endpoints()[at]));
+        route.failed(&a, Failure::Silent);
+        // The others live, and refuse: the turn comes round to the silent one no sooner for that.
+        route.failed(&b, Failure::Refused);
+        route.failed(&c, Failure::Refused);
+        assert_eq!(names(&route), ["b:2", "c:3", "a:1"]);
+        route.set_leader("a:1", 3, &options);
+        assert!(route.leader().is_none(), "whoever leads, it cannot be reached");
+        route.failed(&b, Failure::Silent);
+        route.failed(&c, Failure::Silent);
+        assert_eq!(names(&route).len(), 3, "when all are silent each is worth asking");
+        assert_eq!(route.first().name, "a:1");
+        route.answered(&c);
+        assert_eq!(names(&route), ["c:3", "a:1", "b:2"]);
+        assert_eq!(route.first().name, "c:3");
+        // Time passes.
+        route
+            .seen()
+            .silent
+            .values_mut()
+            .for_each(|until| *until = Instant::now());
+        assert!(route.leader().is_some());
+        route.failed(&c, Failure::Refused);
+        assert_eq!(route.first().name, "a:1");
     }
 
     #[tokio::test]
@@ -332,5 +420,16 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_member_is_stayed_with_when_it_knows_who_leads_after_the_one_that_failed() {
+        let mut status = Status::unavailable(proto::Error::TimeoutDueToLeaderFail.text());
+        assert!(!follows_next_leader(&status), "it may hear nobody");
+        status.metadata_mut().insert(LEADER_HINT, "http://b:1".parse().unwrap());
+        assert!(follows_next_leader(&status));
+        let mut other = Status::unavailable(proto::Error::Timeout.text());
+        other.metadata_mut().insert(LEADER_HINT, "http://b:1".parse().unwrap());
+        assert!(!follows_next_leader(&other));
     }
 }

@@ -10,11 +10,10 @@ use proto::etcdserverpb::{
     compare::{CompareResult, CompareTarget, TargetUnion},
     request_op::Request as Op,
 };
-use tokio::time::Instant;
 
 use crate::{
     Client, Error,
-    client::request_until,
+    client::{Terms, request_under},
     kv::{first_key, kv, prefix_pair},
     route::Endpoint,
 };
@@ -216,8 +215,8 @@ impl Txn<'_> {
 impl Client {
     /// Sends a transaction given as etcd's message.
     pub async fn txn_with(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
-        let call = |endpoint: Arc<Endpoint>, until: Instant| {
-            let request = request_until(request.clone(), until);
+        let call = |endpoint: Arc<Endpoint>, terms: Terms| {
+            let request = request_under(request.clone(), terms);
             async move { kv(&endpoint).txn(request).await }
         };
         if only_reads(&request) {

@@ -35,7 +35,7 @@ use crate::{
     error::{Fate, fate_of_read, from_status},
     kv::{first_key, prefix_pair},
     retry::ROUND_PAUSE,
-    route::Endpoint,
+    route::{Endpoint, Failure},
 };
 
 /// Requests that may wait to be written: the create and a few progress requests.
@@ -116,12 +116,12 @@ impl Watch<'_> {
             request: self.request,
             header: ResponseHeader::default(),
             client,
-            turn: 0,
             open: None,
         };
         let mut last = None;
         loop {
-            match timeout_at(deadline, watcher.connect()).await {
+            let endpoint = watcher.client.route.first();
+            match timeout_at(deadline, watcher.connect(&endpoint)).await {
                 Ok(Ok(())) => return Ok(watcher),
                 Ok(Err(Stop::Final(error))) => return Err(error),
                 Ok(Err(Stop::Resume(error))) => last = Some(error),
@@ -150,7 +150,6 @@ pub struct Watcher {
     request: WatchCreateRequest,
     next: i64,
     header: ResponseHeader,
-    turn: usize,
     open: Option<Open>,
 }
 
@@ -199,8 +198,8 @@ impl Watcher {
                 Ok(Some(batch)) => return Some(Ok(batch)),
                 Ok(None) => {}
                 Err(Stop::Final(error)) => return Some(Err(error)),
-                Err(Stop::Resume(_)) => {
-                    self.leave();
+                Err(Stop::Resume(error)) => {
+                    self.leave(&error);
                     sleep(ROUND_PAUSE).await;
                 }
             }
@@ -221,17 +220,17 @@ impl Watcher {
     /// A member that takes the stream and then says nothing is left for the next one.
     async fn reconnect(&mut self) -> Result<(), Stop> {
         let within = self.client.options.call_deadline;
-        timeout(within, self.connect()).await.unwrap_or_else(|_| {
-            self.turn += 1;
+        let endpoint = self.client.route.first();
+        timeout(within, self.connect(&endpoint)).await.unwrap_or_else(|_| {
+            self.client.route.failed(&endpoint, Failure::Silent);
             Err(Stop::Resume(Error::timeout(within)))
         })
     }
 
     /// Opens a stream at `next` and waits for its confirmation.
-    async fn connect(&mut self) -> Result<(), Stop> {
-        let endpoint = self.client.route.any(self.turn);
+    async fn connect(&mut self, endpoint: &Arc<Endpoint>) -> Result<(), Stop> {
         let opened = open_stream(
-            &endpoint,
+            endpoint,
             WatchCreateRequest {
                 start_revision: self.next,
                 ..self.request.clone()
@@ -244,8 +243,8 @@ impl Watcher {
             },
             Err(status) => Err(stop_of(&status)),
         };
-        if result.is_err() {
-            self.turn += 1;
+        if let Err(Stop::Resume(error)) = &result {
+            self.client.route.failed(endpoint, failure_of(error));
         }
         result
     }
@@ -288,10 +287,9 @@ impl Watcher {
         Ok(Some(Batch { header, events }))
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, error: &Error) {
         if let Some(open) = self.open.take() {
-            self.client.route.failed(&open.endpoint);
-            self.turn = 0;
+            self.client.route.failed(&open.endpoint, failure_of(error));
         }
     }
 }
@@ -326,6 +324,13 @@ async fn open_stream(endpoint: &Arc<Endpoint>, create: WatchCreateRequest) -> Re
         responses,
         fragments: Vec::new(),
     })
+}
+
+fn failure_of(error: &Error) -> Failure {
+    match error {
+        Error::Unavailable { .. } | Error::Timeout { .. } => Failure::Silent,
+        _ => Failure::Refused,
+    }
 }
 
 /// Whether the server ended the watch with this response, and why.
