@@ -52,7 +52,7 @@ impl<W, R: LogReader> Replica<W, R> {
             .leaderless_since
             .is_some_and(|since| self.now.saturating_sub(since) >= patience)
         {
-            let failed = self.pending.abandon_sent();
+            let failed = self.pending.abandon_sent(&Error::TimeoutDueToLeaderFail);
             self.fail(failed);
             let failed = self.reads.abandon();
             self.fail_reads(failed);
@@ -132,6 +132,7 @@ impl<W, R: LogReader> Replica<W, R> {
 
     /// A leader whose disk hangs hands over; if nobody takes over in time, it steps down.
     pub(super) fn watch_disk(&mut self) {
+        self.abandon_if_hung();
         let since = self.unpersisted.front().map(|(_, since, _)| *since);
         let hangs = since.is_some_and(|since| self.now.saturating_sub(since) >= limits::SLOW_SYNC);
         if !hangs || !self.leads() || self.raw.raft.prs().is_singleton() {
@@ -141,6 +142,7 @@ impl<W, R: LogReader> Replica<W, R> {
         match self.handed_over_at {
             None => {
                 self.handed_over_at = Some(self.now);
+                self.hung_write = self.unpersisted.front().map(|(number, ..)| *number);
                 self.standing.slow_disk_handovers += 1;
                 if let Some(target) = self.best_follower() {
                     self.raw.transfer_leader(target);
@@ -152,6 +154,23 @@ impl<W, R: LogReader> Replica<W, R> {
                 self.handed_over_at = None;
             }
             Some(_) => {}
+        }
+    }
+
+    /// A leader that handed over because of its disk cannot say what became of its writes while the disk hangs.
+    /// Once for each time: as a follower it is slow, and whoever asks it waits.
+    fn abandon_if_hung(&mut self) {
+        let Some(hung) = self.hung_write else { return };
+        match self.unpersisted.front() {
+            Some((number, since, _)) if *number == hung => {
+                if !self.leads() && self.now.saturating_sub(*since) >= limits::HUNG_SYNC {
+                    self.hung_write = None;
+                    // Not the error of a lost leader: that would tell clients that this member is a good one to stay with.
+                    let failed = self.pending.abandon_sent(&Error::Timeout);
+                    self.fail(failed);
+                }
+            }
+            _ => self.hung_write = None,
         }
     }
 }

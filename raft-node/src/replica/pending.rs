@@ -5,7 +5,7 @@
 //!      ^  \___________ this member leads ___________/      \___ another term's entry is there: failed
 //!      |                     |
 //!      +------ NotDone ------+--- no word, and the leader's connection or its term is gone: outcome unknown
-//!                            +--- no leader at all for long:                               outcome unknown
+//!                            +--- no leader at all for long, or it led and its disk hangs: outcome unknown
 //! ```
 //!
 //! A write is either waiting, and may be sent, or sent, and never sent again. Only a definite "not done"
@@ -173,12 +173,12 @@ impl<W> Pending<W> {
         self.take_forwarded(|forwarded| forwarded.to == member, &Error::TimeoutDueToConnectionLost)
     }
 
-    /// There has been no leader for long: what became of anything that was sent is not known here. What waits
-    /// was not sent, and may wait on.
-    pub fn abandon_sent(&mut self) -> Vec<Failed<W>> {
-        let mut failed = self.take_forwarded(|_| true, &Error::TimeoutDueToLeaderFail);
+    /// What became of anything that was sent will not be known here soon: `error` says why. What waits was not
+    /// sent, and may wait on.
+    pub fn abandon_sent(&mut self, error: &Error) -> Vec<Failed<W>> {
+        let mut failed = self.take_forwarded(|_| true, error);
         let sent = std::mem::take(&mut self.sent).into_values().flatten();
-        failed.extend(sent.map(|write| (write.waiter, Error::TimeoutDueToLeaderFail)));
+        failed.extend(sent.map(|write| (write.waiter, error.clone())));
         self.sent_count = 0;
         failed
     }

@@ -77,6 +77,8 @@ pub struct Replica<W, R: LogReader> {
     /// Writes that are not durable yet, with the messages that wait for them.
     pub(super) unpersisted: VecDeque<(u64, Time, Vec<Message>)>,
     pub(super) handed_over_at: Option<Time>,
+    /// The write whose sync hung when this member handed leadership over for it.
+    pub(super) hung_write: Option<u64>,
     pub(super) moves: Vec<(u64, W, Time)>,
     pub(super) flushed: EntryId,
     pub(super) hard_state: HardState,
@@ -138,6 +140,7 @@ impl<W, R: LogReader> Replica<W, R> {
             unapplied_bytes: 0,
             unpersisted: VecDeque::new(),
             handed_over_at: None,
+            hung_write: None,
             moves: Vec::new(),
             flushed: EntryId::default(),
             hard_state,

@@ -623,6 +623,38 @@ fn a_slow_disk_hands_leadership_over() {
 }
 
 #[test]
+fn a_former_leader_whose_disk_still_hangs_tells_its_clients_once() {
+    let mut trio = Trio::led();
+    trio.peer(1).hangs = true;
+    trio.propose(1, put("committed"), 32);
+    trio.settle();
+    trio.propose(1, put("forwarded"), 33);
+    let begun_at = trio.now;
+    let run_until = |trio: &mut Trio, end: Time| {
+        while trio.now + limits::TICK < end {
+            trio.tick(1);
+            trio.settle();
+        }
+    };
+    run_until(&mut trio, begun_at + limits::HUNG_SYNC);
+    assert_ne!(trio.standing(1).role, Role::Leader);
+    assert_eq!([32, 33].map(|waiter| trio.answer(waiter)), [None, None]);
+    run_until(&mut trio, begun_at + limits::HUNG_SYNC + 5 * limits::TICK);
+    let unknown = || Some(Answer::Failed(Error::Timeout));
+    assert_eq!([32, 33].map(|waiter| trio.answer(waiter)), [unknown(), unknown()]);
+    // The other members did both. From now on this one is only slow.
+    trio.propose(1, put("slow"), 34);
+    let now = trio.now;
+    run_until(&mut trio, now + 2 * limits::HUNG_SYNC);
+    assert_eq!(trio.answer(34), None);
+    trio.peer(1).hangs = false;
+    trio.tick(1);
+    trio.settle();
+    assert!(matches!(trio.outcome(34), Some(Ok(_))), "{:?}", trio.answer(34));
+    assert_eq!([32, 33].map(|waiter| trio.outcome(waiter)), [None, None]);
+}
+
+#[test]
 fn tick_never_bursts() {
     let mut trio = Trio::led();
     // A pause of a minute is one tick, whatever the clock says: a follower does not stand for election.

@@ -63,12 +63,6 @@ impl Case {
     fn gap_max(self) -> Duration {
         if self == Self::Stop { PLANNED_MAX } else { UNPLANNED_MAX }
     }
-
-    /// A member whose disk hangs is alive: it knows what became of a write only when its disk answers, and says so
-    /// then. Others go on; a client that has asked this one waits, or gives up at its own deadline.
-    fn keeps_some_waiting(self) -> bool {
-        self == Self::SlowDisk
-    }
 }
 
 /// What a case came to, in milliseconds, round by round.
@@ -127,7 +121,7 @@ impl Gaps {
                 "{case:?}: nobody was served for {cluster:.0} ms, {max:.0} is the end"
             ));
         }
-        if client > max && !case.keeps_some_waiting() {
+        if client > max {
             return failed(format!(
                 "{case:?}: a client was not served for {client:.0} ms, {max:.0} is the end"
             ));
@@ -221,8 +215,7 @@ mod tests {
         };
         assert!(gaps(999.0, 3).judge(Case::Kill).is_ok());
         assert!(gaps(1001.0, 0).judge(Case::Kill).is_err());
-        assert!(gaps(1999.0, 0).judge(Case::SlowDisk).is_ok());
-        assert!(gaps(2001.0, 0).judge(Case::SlowDisk).is_err());
+        assert!(gaps(1001.0, 0).judge(Case::SlowDisk).is_err());
         assert!(gaps(99.0, 0).judge(Case::Stop).is_ok());
         assert!(gaps(101.0, 0).judge(Case::Stop).is_err());
         assert!(gaps(50.0, 1).judge(Case::Stop).is_err());
