@@ -323,7 +323,12 @@ fn next_record(bytes: &[u8], at: usize, before: Option<u64>) -> Option<(&[u8], u
     let checksum = u32::from_le_bytes(header[4..].try_into().ok()?);
     let body = bytes.get(at + 8..at.checked_add(8)?.checked_add(length)?)?;
     let is_whole = body.len() >= 9 && crc32fast::hash(body) == checksum;
-    let follows = is_whole && before.is_none_or(|before| number_of(body) == before + 1);
+    // The first one too must be what a file begins with: a sector that was written to a wrong place may be a record.
+    let follows = is_whole
+        && match before {
+            Some(before) => number_of(body) == before + 1,
+            None => number_of(body) == 1 || body[8] == RESET,
+        };
     follows.then_some((body, at + 8 + length))
 }
 
