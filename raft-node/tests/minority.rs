@@ -24,6 +24,9 @@ use tonic::{Code, Request, Status};
 
 /// What a request without a deadline of its own gets.
 const OWN_DEADLINE: Duration = Duration::from_secs(7);
+/// A read is refused by a member that has had no leader for so long: another one may have it. A write waits on, as
+/// nobody repeats it.
+const READS_GIVEN_UP: Duration = Duration::from_millis(500);
 /// From a deadline until its error is in the client's hands.
 const GRACE: Duration = Duration::from_millis(500);
 /// Streams that require a leader end so long after the leader is gone.
@@ -181,17 +184,12 @@ impl Asked {
             self.what,
             self.deadline
         );
-        assert!(
-            took <= self.deadline + GRACE,
-            "{}: {took:?} for {:?}",
-            self.what,
-            self.deadline
-        );
-        assert!(
-            took >= self.deadline / 2,
-            "{} did not wait for a leader: {took:?}",
-            self.what
-        );
+        let end = match self.what {
+            "range" => self.deadline.min(READS_GIVEN_UP),
+            _ => self.deadline,
+        };
+        assert!(took <= end + GRACE, "{}: {took:?} for {end:?}", self.what);
+        assert!(took >= end / 2, "{} did not wait for a leader: {took:?}", self.what);
     }
 }
 
