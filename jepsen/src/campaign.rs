@@ -7,12 +7,15 @@
 //! ```
 //! Seeds that once failed are in `regressions.txt`, and run before any other, for ever.
 
-use crate::checkers::{check_all, expectations_of};
+use crate::checkers::{Anomaly, check_all, expectations_of};
+use crate::history::Record;
 use crate::scenarios::{ALL, FAULTY};
+use crate::tally::by_workload;
 use crate::world::sim::{Counts, Plan, Ran, mutant::Mutant, run};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal as _, Write as _},
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -127,7 +130,9 @@ impl Sim {
 
     fn many(&self, plans: &[Plan]) -> ExitCode {
         let began = Instant::now();
-        let sum = run_all(plans, self.jobs, true);
+        let bar = progress(plans.len());
+        let sum = run_all(plans, self.jobs, &bar);
+        bar.finish_and_clear();
         let hours = sum.simulated.as_secs_f64() / 3600.0;
         let elapsed = began.elapsed().as_secs_f64() / 3600.0;
         let cpu = cpu_seconds() / 3600.0;
@@ -168,7 +173,44 @@ fn write_history(path: &PathBuf, ran: &Ran) -> std::io::Result<()> {
 pub struct Sum {
     pub counts: Counts,
     pub simulated: Duration,
+    /// Faults by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// Operations of a workload in the runs in which a fault happened: workload, fault, operations.
+    pub met: BTreeMap<String, BTreeMap<String, u64>>,
     pub failures: Vec<(Plan, String)>,
+}
+
+impl Sum {
+    fn add(&mut self, ran: &Ran) {
+        self.counts.add(&ran.counts);
+        self.simulated += ran.simulated;
+        let mut happened: BTreeMap<String, u64> = BTreeMap::new();
+        for record in &ran.history {
+            if let Record::Fault(fault) = record {
+                // Its first word is its kind.
+                let kind = fault.what.split(' ').next().unwrap_or_default();
+                *happened.entry(kind.to_owned()).or_default() += 1;
+            }
+        }
+        for (workload, tally) in by_workload(&ran.history) {
+            let met = self.met.entry(workload).or_default();
+            for fault in happened.keys() {
+                *met.entry(fault.clone()).or_default() += tally.operations;
+            }
+        }
+        for (fault, times) in happened {
+            *self.faults.entry(fault).or_default() += times;
+        }
+    }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub fn progress(seeds: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {eta} left {msg}");
+    ProgressBar::new(seeds as u64).with_style(style.expect("the template is right"))
 }
 
 /// The lines of the regression file: seeds and how long things go wrong.
@@ -189,14 +231,7 @@ pub fn regressions() -> Vec<(u64, Duration)> {
 }
 
 /// Runs plans on some threads.
-pub fn run_all(plans: &[Plan], jobs: usize, shows_progress: bool) -> Sum {
-    let bar = if shows_progress && std::io::stderr().is_terminal() {
-        ProgressBar::new(plans.len() as u64)
-    } else {
-        ProgressBar::hidden()
-    };
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {eta} left {msg}");
-    bar.set_style(style.expect("the template is right"));
+pub fn run_all(plans: &[Plan], jobs: usize, bar: &ProgressBar) -> Sum {
     let next = AtomicU64::new(0);
     let sum = Mutex::new(Sum::default());
     std::thread::scope(|scope| {
@@ -206,19 +241,17 @@ pub fn run_all(plans: &[Plan], jobs: usize, shows_progress: bool) -> Sum {
                     let result = judged(plan);
                     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                     match result {
-                        Ok(ran) => {
-                            sum.counts.add(&ran.counts);
-                            sum.simulated += ran.simulated;
-                        }
+                        Ok(ran) => sum.add(&ran),
                         Err(why) => sum.failures.push((plan.clone(), why)),
                     }
-                    bar.set_message(format!("{} failed", sum.failures.len()));
+                    if !sum.failures.is_empty() {
+                        bar.set_message(format!("{} failed", sum.failures.len()));
+                    }
                     bar.inc(1);
                 }
             });
         }
     });
-    bar.finish_and_clear();
     let mut sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     sum.failures.sort_by_key(|(plan, _)| plan.seed);
     sum
@@ -229,14 +262,7 @@ pub type Verdict = Result<Ran, String>;
 
 /// Runs a plan, its invariants judged while it runs, its history behind it.
 pub fn judged(plan: &Plan) -> Verdict {
-    // A broken invariant is a panic, here as in a member; its text is the verdict and needs no second print.
-    std::panic::set_hook(Box::new(|_| {}));
-    let ran = catch_unwind(AssertUnwindSafe(|| run(plan)));
-    let ran = ran.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-            .unwrap_or_default()
-    })?;
+    let ran = unless_broken(plan)?;
     let anomalies = check_all(&ran.history, &expectations_of(&ran.history));
     match anomalies.first() {
         None => Ok(ran),
@@ -250,8 +276,25 @@ pub fn judged(plan: &Plan) -> Verdict {
     }
 }
 
+/// The history of a plan and what the checkers find in it; nothing if it ends at a broken invariant.
+pub fn history_of(plan: &Plan) -> Option<(Vec<Record>, Vec<Anomaly>)> {
+    let history = unless_broken(plan).ok()?.history;
+    let anomalies = check_all(&history, &expectations_of(&history));
+    Some((history, anomalies))
+}
+
+fn unless_broken(plan: &Plan) -> Verdict {
+    // A broken invariant is a panic, here as in a member; its text is the verdict and needs no second print.
+    std::panic::set_hook(Box::new(|_| {}));
+    catch_unwind(AssertUnwindSafe(|| run(plan))).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_default()
+    })
+}
+
 /// The processor time of this process so far.
-fn cpu_seconds() -> f64 {
+pub fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(") ").next().unwrap_or_default();
     let ticks: u64 = after_name

@@ -6,6 +6,7 @@
 
 use crate::{
     campaign::judged,
+    results::{Line, Mutant as Caught},
     world::sim::{
         Plan,
         mutant::{Mutant, SEEDED, Seeded},
@@ -39,15 +40,9 @@ pub struct Mutants {
     /// Only these, by number: m1,m4.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-}
-
-/// What became of one bug.
-struct Caught {
-    seeded: &'static Seeded,
-    /// Seeds until it was seen, for each round; `None` where nobody saw it.
-    seeds: Vec<Option<u64>>,
-    first: Option<(u64, String)>,
-    took: Duration,
+    /// A JSON line for each as soon as it is done, as in `results.jsonl`, instead of the table.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Mutants {
@@ -68,13 +63,30 @@ impl Mutants {
                         // A thread of its own: what a simulation chose for its thread ends with it.
                         let result = std::thread::scope(|own| own.spawn(|| self.hunt(seeded)).join());
                         let result = result.expect("a run's panic is caught where it is judged");
+                        self.tell(&result);
                         caught.lock().unwrap_or_else(PoisonError::into_inner).push(result);
                     }
                 });
             }
         });
         let caught = caught.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.print(&caught)
+        let missed = caught.iter().filter(|one| one.median().is_none()).count();
+        if !self.json {
+            self.print(&caught);
+            println!("{} of {} seeded bugs were seen", caught.len() - missed, caught.len());
+        }
+        if missed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    fn tell(&self, caught: &Caught) {
+        if self.json {
+            let line = serde_json::to_string(&Line::Mutant(caught.clone()));
+            println!("{}", line.expect("a bug's name is text"));
+        }
     }
 
     fn hunt(&self, seeded: &'static Seeded) -> Caught {
@@ -90,11 +102,15 @@ impl Mutants {
                 Some(offset + 1)
             })
         });
+        let seeds = seeds.collect();
+        let (first_seed, why) = first.map_or((None, String::new()), |(seed, why): (u64, String)| (Some(seed), why));
         Caught {
-            seeded,
-            seeds: seeds.collect(),
-            first,
-            took: began.elapsed(),
+            seeds,
+            seeds_max: self.seeds_max,
+            first_seed,
+            found_as: why.lines().next().unwrap_or_default().chars().take(100).collect(),
+            elapsed_s: began.elapsed().as_secs_f64(),
+            ..Caught::of(seeded)
         }
     }
 
@@ -108,10 +124,9 @@ impl Mutants {
         }
     }
 
-    fn print(&self, caught: &[Caught]) -> ExitCode {
+    fn print(&self, caught: &[Caught]) {
         println!("| bug | what | layer | median seeds | seconds | seed | found as |");
         println!("|---|---|---|---|---|---|---|");
-        let (mut missed, mut seen) = (0, 0);
         for seeded in SEEDED {
             let Seeded {
                 number, what, layer, ..
@@ -120,48 +135,24 @@ impl Mutants {
                 println!("| {number} | {what} | | | | | pending: {layer} |");
                 continue;
             }
-            let Some(one) = caught.iter().find(|one| one.seeded.number == *number) else {
+            let Some(one) = caught.iter().find(|one| one.number == *number) else {
                 continue;
             };
-            let took = one.took.as_secs_f64() / self.rounds as f64;
-            let Some((median, (seed, why))) = median(&one.seeds).zip(one.first.as_ref()) else {
-                missed += 1;
+            let took = one.elapsed_s / self.rounds as f64;
+            let Some((median, seed)) = one.median().zip(one.first_seed) else {
                 let max = self.seeds_max;
                 println!("| {number} | {what} | {layer} | not within {max} | {took:.1} | | |");
                 continue;
             };
-            seen += 1;
-            let why: String = why.lines().next().unwrap_or_default().chars().take(100).collect();
+            let why = &one.found_as;
             println!("| {number} | {what} | {layer} | {median} | {took:.1} | {seed} | {why} |");
         }
-        println!("{seen} of {} seeded bugs were seen", seen + missed);
-        if missed == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
     }
-}
-
-/// The median over the rounds; `None` if the middle one saw nothing.
-fn median(seeds: &[Option<u64>]) -> Option<u64> {
-    let mut sorted: Vec<u64> = seeds.iter().map(|seeds| seeds.unwrap_or(u64::MAX)).collect();
-    sorted.sort_unstable();
-    sorted
-        .get(sorted.len() / 2)
-        .copied()
-        .filter(|median| *median != u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_of_rounds_that_saw_nothing_is_nothing() {
-        assert_eq!(median(&[Some(3), None, Some(1)]), Some(3));
-        assert_eq!(median(&[Some(3), None, None]), None);
-    }
 
     #[test]
     fn every_number_is_there_once() {

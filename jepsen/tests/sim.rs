@@ -4,7 +4,7 @@
 //! `JEPSEN_SEEDS=10000 cargo test --release -p dipper-jepsen --test sim` runs more of them.
 
 use jepsen::{
-    campaign::{judged, regressions, run_all},
+    campaign::{judged, progress, regressions, run_all},
     scenarios::ALL,
     world::sim::{Plan, mutant::Mutant},
 };
@@ -36,7 +36,7 @@ fn every_seed_keeps_every_promise() {
         .collect();
     plans.extend((0..seeds).map(|seed| plan(seed, FAULTY)));
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let sum = run_all(&plans, jobs, true);
+    let sum = run_all(&plans, jobs, &progress(plans.len()));
     let hours = sum.simulated.as_secs_f64() / 3600.0;
     println!("{} runs, {hours:.1} simulated hours: {:?}", plans.len(), sum.counts);
     for (plan, why) in &sum.failures {
@@ -72,7 +72,7 @@ fn the_second_opinion_is_the_same() {
         .map(|seed| plan(seed, Duration::from_secs(20)))
         .collect();
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let sum = run_all(&plans, jobs, false);
+    let sum = run_all(&plans, jobs, &progress(plans.len()));
     let failures: Vec<_> = sum.failures.iter().map(|(plan, why)| (plan.seed, why)).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -44,6 +44,7 @@ use crate::{
     workload::{Kind, promises_of},
 };
 use mutant::Mutant;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, time::Duration};
 use swarm::Swarm;
 use world::World;
@@ -75,7 +76,7 @@ pub struct Ran {
 }
 
 /// What happened in one run or many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub operations: u64,
     pub unknown: u64,
