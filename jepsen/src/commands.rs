@@ -1,6 +1,6 @@
 //! What the binary can be told to do, one variant a subcommand; each says by its exit code whether all is well.
 
-use crate::{campaign, judge_file, scenarios, seeded, world::process::entry};
+use crate::{campaign, full, judge_file, report, scenarios, seeded, world::process::entry};
 use clap::Subcommand;
 use std::process::ExitCode;
 
@@ -17,6 +17,10 @@ pub enum Command {
     Check(judge_file::Check),
     /// Shows that bugs which were put in on purpose are seen (needs the feature `mutants`).
     Mutants(seeded::Mutants),
+    /// Runs all of the above within an hour, and writes down what was found.
+    Full(full::Full),
+    /// Makes a page and a table from what `full` has written.
+    Report(report::entry::Write),
 }
 
 impl Command {
@@ -28,6 +32,8 @@ impl Command {
             Self::Scenarios(scenarios) => scenarios.run(),
             Self::Check(check) => check.run(),
             Self::Mutants(mutants) => mutants.run(),
+            Self::Full(full) => full.run(),
+            Self::Report(report) => report.run(),
         }
     }
 }

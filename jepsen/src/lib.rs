@@ -11,6 +11,7 @@ pub mod campaign;
 pub mod checkers;
 pub mod commands;
 pub mod expectations;
+pub mod full;
 pub mod history;
 pub mod judge_file;
 pub mod model;

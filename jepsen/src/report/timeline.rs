@@ -69,7 +69,7 @@ pub fn draw(title: &str, history: &[Record], anomalies: &[Anomaly]) -> Drawing {
     Drawing { html: page, text }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

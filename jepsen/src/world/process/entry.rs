@@ -230,7 +230,7 @@ fn keep(directory: &Path, name: &str, history: &[Record]) -> Result<()> {
 }
 
 /// SIGINT and SIGTERM end the run; whatever it made is removed first.
-fn remove_worlds_on_signal() {
+pub fn remove_worlds_on_signal() {
     thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime without a network can be made");

@@ -60,7 +60,7 @@ impl Case {
         }
     }
 
-    fn gap_max(self) -> Duration {
+    pub fn gap_max(self) -> Duration {
         if self == Self::Stop { PLANNED_MAX } else { UNPLANNED_MAX }
     }
 }
