@@ -9,7 +9,7 @@ CARGO := .ci/cargo
 BIN := $(CARGO_TARGET_DIR)/dist
 RELEASE := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help setup build run test lint mutants judge sim bench test-large clean
+.PHONY: help setup build run test lint mutants judge judge-full sim bench test-large clean
 .DEFAULT_GOAL := help
 
 help: ## this text
@@ -51,6 +51,17 @@ judge: setup ## simulated seeds with debug assertions, traces compared with the 
 	for seed in 1 2 3 4 5; do for profile in release judge; do \
 		$(CARGO_TARGET_DIR)/$$profile/jepsen sim --seed $$seed | tail -n 1 > $(CARGO_TARGET_DIR)/trace-$$profile; done; \
 		cmp $(CARGO_TARGET_DIR)/trace-release $(CARGO_TARGET_DIR)/trace-judge || exit 1; done
+
+# The members are those of the tests' build; mutants are built first, because both use the same directory. Results stay
+# outside of the clone, a directory for each commit: `make judge-full FULL=--resume` goes on, FULL="--part sim" runs a
+# part. The report is written whatever they are.
+RESULTS = $(CARGO_TARGET_DIR)/judge-results/$$(git rev-parse --short=12 HEAD)
+judge-full: ## the whole judge and its report, within an hour on a quiet machine (needs root)
+	@.ci/setup test
+	$(MAKE) mutants
+	$(CARGO) build --release -p dipper-raft-node -p dipper-jepsen --bins
+	well=0; $(RELEASE)/jepsen full --dir $(RESULTS) --mutants $(CARGO_TARGET_DIR)/mutants/jepsen $(FULL) || well=$$?; \
+		$(RELEASE)/jepsen report --from $(RESULTS) --to jepsen/reports/$$(date -u +%F) && exit $$well
 
 sim: setup ## a thousand simulated seeds, and how many cluster-hours a CPU-hour gives
 	$(CARGO) build --release -p dipper-jepsen
