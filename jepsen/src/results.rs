@@ -179,9 +179,8 @@ pub struct Failover {
     pub client_ms: f64,
     /// Writes that were not acknowledged between the fault and its healing.
     pub not_acknowledged: u64,
+    /// For the cluster and for every client.
     pub limit_ms: f64,
-    /// Whether the limit holds for every client, too.
-    pub limits_client: bool,
     /// Whether a write that was not acknowledged breaks the promise.
     pub limits_writes: bool,
 }
@@ -189,7 +188,7 @@ pub struct Failover {
 impl Failover {
     pub fn is_kept(&self) -> bool {
         self.cluster_ms <= self.limit_ms
-            && (!self.limits_client || self.client_ms <= self.limit_ms)
+            && self.client_ms <= self.limit_ms
             && (!self.limits_writes || self.not_acknowledged == 0)
     }
 }
@@ -316,20 +315,18 @@ mod tests {
 
     #[test]
     fn a_round_keeps_its_promise_or_not() {
-        let round = |cluster_ms, client_ms, not_acknowledged, limits_client, limits_writes| Failover {
+        let round = |cluster_ms, client_ms, not_acknowledged, limits_writes| Failover {
             cluster_ms,
             client_ms,
             not_acknowledged,
             limit_ms: 1000.0,
-            limits_client,
             limits_writes,
             ..Failover::default()
         };
-        assert!(round(999.0, 1000.0, 7, true, false).is_kept());
-        assert!(!round(1001.0, 1001.0, 0, false, false).is_kept());
-        assert!(!round(500.0, 1001.0, 0, true, false).is_kept());
-        assert!(round(500.0, 1999.0, 0, false, false).is_kept());
-        assert!(!round(50.0, 60.0, 1, true, true).is_kept());
+        assert!(round(999.0, 1000.0, 7, false).is_kept());
+        assert!(!round(1001.0, 1001.0, 0, false).is_kept());
+        assert!(!round(500.0, 1001.0, 0, false).is_kept());
+        assert!(!round(50.0, 60.0, 1, true).is_kept());
     }
 
     #[test]

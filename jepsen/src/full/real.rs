@@ -224,7 +224,6 @@ fn rounds(case: Case, gaps: &Gaps) -> Vec<Failover> {
             client_ms: *client_ms,
             not_acknowledged: *refused as u64,
             limit_ms: case.gap_max().as_secs_f64() * 1000.0,
-            limits_client: true,
             limits_writes: case == Case::Stop,
         });
     rounds.collect()

@@ -298,15 +298,10 @@ fn failover(results: &Results, case: &str, rounds: &[&Failover]) -> Vec<Cell> {
         return cells;
     };
     cells.push(rounds.len().to_string().into());
-    let of_clients = if first.limits_client {
-        first.limit_ms
-    } else {
-        f64::INFINITY
-    };
     let times = |of: fn(&Failover) -> f64| rounds.iter().map(|round| of(round)).collect::<Vec<f64>>();
     for (times, limit) in [
         (times(|round| round.cluster_ms), first.limit_ms),
-        (times(|round| round.client_ms), of_clients),
+        (times(|round| round.client_ms), first.limit_ms),
     ] {
         for share in [0.5, 0.9, 1.0] {
             let ms = at(&times, share);

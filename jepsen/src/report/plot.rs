@@ -137,22 +137,14 @@ impl Panel {
                 top + 40.0,
                 rounds.len()
             )?;
-            let limits_client = rounds.iter().all(|round| round.limits_client);
-            let client = if limits_client {
-                "worst client"
-            } else {
-                "client (no limit)"
-            };
-            let limit_of = |is_limited: bool| if is_limited { self.limit_ms } else { f64::INFINITY };
             let times = |of: fn(&Failover) -> f64| rounds.iter().map(of).collect::<Vec<f64>>();
-            self.strip(svg, top, "cluster", &times(|round| round.cluster_ms), limit_of(true))?;
-            let clients = times(|round| round.client_ms);
-            self.strip(svg, top + STRIP, client, &clients, limit_of(limits_client))?;
+            self.strip(svg, top, "cluster", &times(|round| round.cluster_ms))?;
+            self.strip(svg, top + STRIP, "worst client", &times(|round| round.client_ms))?;
         }
         Ok(())
     }
 
-    fn strip(&self, svg: &mut String, top: f64, name: &str, times_ms: &[f64], limit_ms: f64) -> std::fmt::Result {
+    fn strip(&self, svg: &mut String, top: f64, name: &str, times_ms: &[f64]) -> std::fmt::Result {
         let middle = top + STRIP / 2.0;
         writeln!(
             svg,
@@ -163,7 +155,7 @@ impl Panel {
         for (round, ms) in times_ms.iter().enumerate() {
             // Rounds lie on four levels, so that equal times stay apart.
             let y = middle + [-6.0, 2.0, -2.0, 6.0][round % 4];
-            let class = if *ms > limit_ms { "over" } else { "dot" };
+            let class = if *ms > self.limit_ms { "over" } else { "dot" };
             let x = self.x(*ms);
             writeln!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.2\"/>")?;
         }
@@ -175,7 +167,7 @@ impl Panel {
             "<line class=\"tick\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{from}\" y2=\"{to}\"/>"
         )?;
         let y = middle + 4.0;
-        let class = if longest > limit_ms { "over n h" } else { "n" };
+        let class = if longest > self.limit_ms { "over n h" } else { "n" };
         writeln!(svg, "<text class=\"n\" x=\"{P50}\" y=\"{y}\">{median:.0}</text>")?;
         writeln!(svg, "<text class=\"{class}\" x=\"{MAX}\" y=\"{y}\">{longest:.0}</text>")
     }
