@@ -125,8 +125,8 @@ mod tests {
     fn change(key: &'static str, revision: i64, sub: i64) -> Arc<Event> {
         let (key, event) = (key.into(), event(revision));
         Arc::new(Event {
-            key,
             sub,
+            key,
             ..(*event).clone()
         })
     }
