@@ -15,8 +15,8 @@ use std::ffi::{c_int, c_long};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Longer than the pause between two bursts, short enough that a quiet member is small.
-const PURGE_DELAY_MS: c_long = 10_000;
+/// Longer than the pause between two batches, short enough that a burst of large requests is soon forgotten.
+const PURGE_DELAY_MS: c_long = 1_000;
 /// Two full memtables, which is what a flush frees.
 const KEPT_BYTES: c_int = 64 << 20;
 /// Above a memtable's blocks (a mebibyte), so that they come from the heap and return to it.

@@ -55,7 +55,8 @@ pub struct Replica<W, R: LogReader> {
     pub(super) lessor: Lessor,
     pub(super) snapshots_in_flight: BTreeMap<u64, InFlight>,
     pub(super) send_snapshots: Vec<(u64, EntryId, Bytes)>,
-    pub(super) discard_snapshots: Vec<EntryId>,
+    /// Snapshots that arrived and were not news.
+    pub(super) untimely_snapshots: Vec<EntryId>,
     /// The number of the last snapshot that took the place of the log in memory, while the state does not hold it.
     pub(super) installing: Option<u64>,
     /// The way to the leader is closed: writes wait for the next tick before they try again.
@@ -123,7 +124,7 @@ impl<W, R: LogReader> Replica<W, R> {
             lessor,
             snapshots_in_flight: BTreeMap::new(),
             send_snapshots: Vec::new(),
-            discard_snapshots: Vec::new(),
+            untimely_snapshots: Vec::new(),
             installing: None,
             forwards_pause: false,
             handed_out: config.applied,
@@ -226,7 +227,7 @@ impl<W, R: LogReader> Replica<W, R> {
         output.truncate = self.truncate();
         output.snapshot_wanted = self.raw.store().take_snapshot_wanted().is_some();
         output.send_snapshots = std::mem::take(&mut self.send_snapshots);
-        output.discard_snapshots = std::mem::take(&mut self.discard_snapshots);
+        output.discard_snapshots = self.useless_snapshots();
         output.frames = std::mem::take(&mut self.frames);
         output.answers = std::mem::take(&mut self.answers);
         self.note_standing();

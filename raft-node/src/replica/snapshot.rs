@@ -97,9 +97,21 @@ impl<W, R: LogReader> Replica<W, R> {
             .snap()
             .is_some_and(|snapshot| snapshot.get_metadata().index > 0);
         // What is being installed is needed, also when it arrives once more.
-        if !is_news && self.installing.is_none() {
-            self.discard_snapshots.push(at);
+        if !is_news && self.installing.is_none() && !self.untimely_snapshots.contains(&at) {
+            self.untimely_snapshots.push(at);
         }
+    }
+
+    /// Snapshots that never will be news. One that came in another term may come again and be news then, and its
+    /// files must not be removed under the installation; so each is kept until the log has passed it.
+    pub(super) fn useless_snapshots(&mut self) -> Vec<EntryId> {
+        if self.installing.is_some() {
+            return Vec::new();
+        }
+        let committed = self.raw.raft.raft_log.committed;
+        self.untimely_snapshots
+            .extract_if(.., |at| at.index <= committed)
+            .collect()
     }
 
     /// From now on the log begins behind the snapshot; the state follows with `Installed`.
@@ -109,6 +121,7 @@ impl<W, R: LogReader> Replica<W, R> {
             term: metadata.term,
         };
         self.raw.mut_store().reset(at);
+        self.untimely_snapshots.retain(|untimely| *untimely != at);
         self.handed_out = at.index;
         let skipped = self.pending.skipped(at.index);
         self.fail(skipped);

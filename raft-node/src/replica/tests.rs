@@ -886,6 +886,49 @@ fn snapshot_at(index: u64, term: u64, to: u64) -> Bytes {
     Bytes::from(message.write_to_bytes().unwrap())
 }
 
+/// Found by the simulator: the files of the second copy were removed because of the first one.
+#[test]
+fn a_snapshot_of_a_former_term_keeps_its_files_for_when_it_comes_again() {
+    let mut trio = Trio::led();
+    let term = trio.standing(2).term;
+    let arrives = |sent_in: u64| {
+        let mut message = Message::parse_from_bytes(&snapshot_at(100, term, 2)).unwrap();
+        message.term = sent_in;
+        let message = Bytes::from(message.write_to_bytes().unwrap());
+        Input::SnapshotArrived { from: 1, message }
+    };
+    let mut heartbeat = Message::default();
+    heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+    (heartbeat.from, heartbeat.to, heartbeat.term) = (1, 2, term + 1);
+    let frame = PeerFrame {
+        body: Some(Body::Raft(Bytes::from(heartbeat.write_to_bytes().unwrap()))),
+    };
+    trio.give(2, Input::Frame { from: 1, frame });
+    trio.give(2, arrives(term));
+    let output = trio.peer(2).replica.take_output();
+    assert!(output.install.is_none(), "nobody leads in that term any more");
+    assert!(output.discard_snapshots.is_empty());
+    trio.give(2, arrives(term + 1));
+    let output = trio.peer(2).replica.take_output();
+    let number = output.install.expect("now it is news").number;
+    assert!(output.discard_snapshots.is_empty());
+    let leases = Vec::new();
+    trio.give(
+        2,
+        Input::Installed {
+            number,
+            index: 100,
+            leases,
+        },
+    );
+    assert!(trio.peer(2).replica.take_output().discard_snapshots.is_empty());
+    // One that the log has passed is of no use.
+    let late = snapshot_at(7, term, 2);
+    trio.give(2, Input::SnapshotArrived { from: 1, message: late });
+    let of_no_use = EntryId { index: 7, term };
+    assert_eq!(trio.peer(2).replica.take_output().discard_snapshots, [of_no_use]);
+}
+
 #[test]
 fn entries_in_the_turn_of_a_snapshot_stay_in_the_log() {
     let mut trio = Trio::led();
