@@ -130,13 +130,11 @@ impl<'s, E: Engine> Writer<'s, E> {
         let recent = self.shared.read();
         keys.retain(|key| {
             // Not for a deleted key: whether its row in `gone` was swept is the engine's to say.
-            let record = recent.ring.latest(key).and_then(|event| event.record.as_ref());
-            let row = record.map(Record::encode);
-            let is_known = row.is_some();
-            if is_known {
-                self.known[Family::Cur as usize].insert(key.clone(), row);
-            }
-            !is_known
+            let Some(record) = recent.ring.latest(key).and_then(|event| event.record.as_ref()) else {
+                return true;
+            };
+            self.known[Family::Cur as usize].insert(key.clone(), Some(record.encode()));
+            false
         });
         drop(recent);
         let rows = self.engine.multi_get(Family::Cur, &keys);

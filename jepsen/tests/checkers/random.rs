@@ -1,5 +1,7 @@
 //! Numbers for generators: splitmix64, so that a printed seed means the same history for ever.
 
+use jepsen::rng::mix;
+
 pub struct Random(u64);
 
 impl Random {
@@ -8,11 +10,9 @@ impl Random {
     }
 
     pub fn next(&mut self) -> u64 {
+        let number = mix(self.0);
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        number
     }
 
     /// One of `0..count`.
