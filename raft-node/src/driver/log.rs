@@ -1,6 +1,5 @@
-//! The log thread: everything that queued while the last sync ran is one write and one sync.
-//!
-//! It also carries out what must happen between two writes: truncation, and the installation of a snapshot.
+//! Writing the log: everything that queued while the last sync ran is one write and one sync. Truncation, the
+//! installation of a snapshot and MARK come between two writes.
 //!
 //! ```text
 //!   installing a snapshot            crash here is finished at boot by
@@ -9,15 +8,17 @@
 //!   3 kv/ACTIVE switched             doing 4 again
 //!   4 log reset, intent cleared      nothing: it is done; the old state is removed
 //! ```
+//!
+//! Not here: which thread writes, see `desk.rs`.
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
-use super::{ApplyTask, Published, RaftInbox};
+use super::{ApplyTask, Published, RaftInbox, desk::Writer};
 use crate::{
-    inbox::{Inbox, Patience},
+    inbox::Inbox,
     log::{EntryId, InstallIntent, Log, LogWrite},
     replica::{Input, Install, Write},
     state_directory::StateDirectory,
@@ -26,7 +27,7 @@ use crate::{
 /// MARK follows the synced log by no more than this under load.
 const MARK_EVERY: Duration = Duration::from_millis(100);
 
-/// An order to the log thread. Few wait at once: the replica bounds what is not yet persisted.
+/// An order to whoever writes the log. Few wait at once: the replica bounds what is not yet persisted.
 pub enum LogTask {
     Write(Write),
     Truncate(EntryId),
@@ -34,56 +35,57 @@ pub enum LogTask {
     Stop,
 }
 
-pub struct LogThread<L: Log> {
+/// The log, and what a write of it is followed by.
+pub struct LogWriter<L: Log> {
     pub log: L,
-    pub inbox: Arc<Inbox<LogTask>>,
     pub raft: Arc<RaftInbox>,
     pub apply: Arc<Inbox<ApplyTask>>,
     pub published: Arc<Published>,
+    pub marked_at: Instant,
+    pub is_marked: bool,
 }
 
-impl<L: Log> LogThread<L> {
-    pub fn run(mut self) {
-        let mut tasks = Vec::new();
-        let mut marked_at = Instant::now();
-        let mut is_marked = true;
-        loop {
-            self.inbox.drain(
-                &mut tasks,
-                if is_marked { Duration::from_secs(1) } else { MARK_EVERY },
-                Patience::NONE,
-            );
-            let is_idle = tasks.is_empty();
-            let mut groups: Vec<LogWrite> = Vec::new();
-            let mut number = 0;
-            for task in tasks.drain(..) {
-                if let LogTask::Write(write) = task {
-                    number = write.number;
-                    groups.push(write.group);
-                    continue;
-                }
-                is_marked &= !self.write(&mut groups, number);
-                match task {
-                    LogTask::Truncate(to) => self.log.truncate(to),
-                    LogTask::Install(install) => self.install(install),
-                    LogTask::Stop => return self.log.mark(),
-                    LogTask::Write(_) => {}
-                }
+impl<L: Log> Writer for LogWriter<L> {
+    fn carry_out(&mut self, tasks: Vec<LogTask>) -> bool {
+        let mut groups: Vec<LogWrite> = Vec::new();
+        let mut number = 0;
+        for task in tasks {
+            if let LogTask::Write(write) = task {
+                number = write.number;
+                groups.push(write.group);
+                continue;
             }
-            is_marked &= !self.write(&mut groups, number);
-            if !is_marked && (is_idle || marked_at.elapsed() >= MARK_EVERY) {
-                self.log.mark();
-                self.published.log_bytes.store(self.log.bytes(), Ordering::Relaxed);
-                marked_at = Instant::now();
-                is_marked = true;
+            self.write(&mut groups, number);
+            match task {
+                LogTask::Truncate(to) => self.log.truncate(to),
+                LogTask::Install(install) => self.install(install),
+                LogTask::Stop => {
+                    self.log.mark();
+                    return false;
+                }
+                LogTask::Write(_) => {}
             }
         }
+        self.write(&mut groups, number);
+        true
     }
 
-    /// One sync for all groups; whether there was one.
-    fn write(&mut self, groups: &mut Vec<LogWrite>, number: u64) -> bool {
+    fn mark_if_due(&mut self) -> bool {
+        if !self.is_marked && self.marked_at.elapsed() >= MARK_EVERY {
+            self.log.mark();
+            self.published.log_bytes.store(self.log.bytes(), Ordering::Relaxed);
+            self.marked_at = Instant::now();
+            self.is_marked = true;
+        }
+        self.is_marked
+    }
+}
+
+impl<L: Log> LogWriter<L> {
+    /// One sync for all groups.
+    fn write(&mut self, groups: &mut Vec<LogWrite>, number: u64) {
         if groups.is_empty() {
-            return false;
+            return;
         }
         let is_empty = groups
             .iter()
@@ -92,10 +94,10 @@ impl<L: Log> LogThread<L> {
             let began = Instant::now();
             self.log.write(groups);
             self.published.time(|timings| timings.log_sync.observe(began.elapsed()));
+            self.is_marked = false;
         }
         groups.clear();
         self.raft.push_completion(Input::Persisted { number });
-        !is_empty
     }
 
     fn install(&mut self, install: Install) {
