@@ -22,7 +22,7 @@ pub const COMMITTED_BYTES_PER_TURN_MAX: u64 = 16 << 20;
 /// Committed but not applied bytes, beyond which a member takes no further appends.
 pub const UNAPPLIED_BYTES_MAX: usize = 256 << 20;
 /// Recent entries kept in memory for followers and for the apply thread.
-pub const LOG_CACHE_BYTES: usize = 32 << 20;
+pub const LOG_CACHE_BYTES: usize = 8 << 20;
 /// Entries between two truncations of the log.
 pub const TRUNCATE_STEP: u64 = 1_000;
 
@@ -105,7 +105,7 @@ pub const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 pub const BLOCKING_THREADS: usize = 8;
 /// Reads that wait for such a thread or run on it.
 pub const BLOCKING_WAITING_MAX: usize = 4096;
-/// gRPC runtimes; more cores than this are better left to the other threads.
+/// gRPC runtimes: one for two cores, since raft, log, apply and RocksDB need some too, and at most this many.
 pub const GRPC_THREADS_MAX: usize = 8;
 /// A frame between members holds one MsgAppend, beside the largest single request.
 pub const PEER_FRAME_BYTES_MAX: usize = 8 << 20;

@@ -296,7 +296,9 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     // Writes go on while some are flushed; together they stay within MEMTABLES_BYTES_MAX.
     options.set_max_write_buffer_number(4);
     options.set_target_file_size_base(FILE_BYTES);
-    options.set_compression_type(DBCompressionType::Lz4);
+    // Most of what is young is soon merged or dropped: only what sinks is worth compressing.
+    let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
+    options.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
     match family {
         Family::Cur => {
             filtered(&mut table, &mut options);

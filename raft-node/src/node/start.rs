@@ -306,7 +306,7 @@ fn serve_clients(
     };
     let router = http::router(source);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = cores.min(limits::GRPC_THREADS_MAX);
+    let threads = (cores / 2).clamp(1, limits::GRPC_THREADS_MAX);
     let counters = Arc::clone(&node.counters);
     let server = serve(Arc::clone(node), counters, client, router.clone(), threads)
         .map_err(|error| unusable("the client listeners", &error))?;

@@ -21,6 +21,8 @@ pub const HEADER_BYTES: usize = 8;
 
 /// What a read asks of the socket at least: many small frames come with one system call.
 const READ_BYTES: usize = 64 << 10;
+/// Room for less than this is not worth a system call.
+const READ_ROOM_BYTES: usize = 8 << 10;
 
 /// Why no frame could be read.
 #[derive(Debug)]
@@ -111,8 +113,11 @@ pub async fn read<M: Message + Default>(
 
 /// Waits for more bytes and says how many came.
 pub async fn fill(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> Result<usize, FrameError> {
-    // Doubling: an announced length alone allocates nothing.
-    buffer.reserve(READ_BYTES.max(buffer.len()));
+    // Entries are kept, and with them the whole buffer that they are slices of: a new one is for when this is full.
+    if buffer.capacity() - buffer.len() < READ_ROOM_BYTES {
+        // Doubling: an announced length alone allocates nothing.
+        buffer.reserve(READ_BYTES.max(buffer.len()));
+    }
     match stream.read_buf(buffer).await {
         Ok(0) if buffer.is_empty() => Err(FrameError::Closed),
         Ok(0) => Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into())),
