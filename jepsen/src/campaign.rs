@@ -109,14 +109,16 @@ impl Sim {
     }
 
     fn one(&self, plan: &Plan) -> ExitCode {
-        match judged(plan) {
+        let kept = |ran: &Ran| match &self.history {
+            Some(path) => write_history(path, ran).map_err(|error| format!("cannot write {}: {error}", path.display())),
+            None => Ok(()),
+        };
+        // Written before it is judged: what fails is what somebody wants to read.
+        let verdict = unless_broken(plan)
+            .and_then(|ran| kept(&ran).map(|()| ran))
+            .and_then(sound);
+        match verdict {
             Ok(ran) => {
-                if let Some(path) = &self.history
-                    && let Err(error) = write_history(path, &ran)
-                {
-                    eprintln!("jepsen: cannot write {}: {error}", path.display());
-                    return ExitCode::FAILURE;
-                }
                 println!("{:?}", ran.counts);
                 println!("trace {:016x}", ran.trace);
                 ExitCode::SUCCESS
@@ -262,7 +264,11 @@ pub type Verdict = Result<Ran, String>;
 
 /// Runs a plan, its invariants judged while it runs, its history behind it.
 pub fn judged(plan: &Plan) -> Verdict {
-    let ran = unless_broken(plan)?;
+    unless_broken(plan).and_then(sound)
+}
+
+/// The run, if the checkers find nothing in its history.
+fn sound(ran: Ran) -> Verdict {
     let anomalies = check_all(&ran.history, &expectations_of(&ran.history));
     match anomalies.first() {
         None => Ok(ran),

@@ -256,3 +256,48 @@ fn many_that_overlap_are_judged_in_a_step_each() {
     };
     assert!(judge(&crowd(2_000), &expectations).is_empty());
 }
+
+/// Receipts, of which one range reads all: a single partition, with a state for every put.
+#[test]
+fn many_keys_in_one_partition_do_not_need_a_copy_for_each_state() {
+    let receipt = |at: i64| KeyValue {
+        key: format!("receipt/{at:04}"),
+        ..kv("paid", (at + 1, at + 1), 1)
+    };
+    let receipts: Vec<_> = (1..=5_000).map(receipt).collect();
+    let mut history = watch(90_000, &receipts);
+    for kv in &receipts {
+        let request = Request::Put(Put {
+            key: kv.key.clone(),
+            value: kv.value.clone(),
+            ..Put::default()
+        });
+        let (revision, prev_kv) = (kv.mod_revision, None);
+        let called = 10 + 2 * revision as u64;
+        let done = Outcome::Ok(Reply::Put { revision, prev_kv });
+        history.push(operation(called, called + 1, request, done));
+    }
+    let all = Range {
+        key: "receipt/".to_owned(),
+        range_end: "receipt0".to_owned(),
+        ..Range::default()
+    };
+    let reply = |kvs: &[KeyValue]| {
+        Outcome::Ok(Reply::Range(RangeReply {
+            revision: 5_001,
+            kvs: kvs.to_vec(),
+            more: false,
+            count: kvs.len() as i64,
+        }))
+    };
+    let expectations = Expectations {
+        search: SearchLimits {
+            memory_bytes_max: 20 << 20,
+            ..SearchLimits::default()
+        },
+        ..complete()
+    };
+    let read = |kvs| operation(60_000, 60_001, Request::Range(all.clone()), reply(kvs));
+    assert!(judge(&with(history.clone(), [read(&receipts)]), &expectations).is_empty());
+    assert_eq!(judge(&with(history, [read(&receipts[1..])]), &expectations), WRONG);
+}

@@ -34,7 +34,7 @@ pub trait Model {
     /// The state after `operation`; None when it cannot have answered like this in `state`.
     fn step(&self, state: &Self::State, operation: &Self::Operation) -> Option<Self::State>;
 
-    /// What a state holds outside of itself.
+    /// What a state holds outside of itself and shares with no other.
     fn heap_bytes(&self, _state: &Self::State) -> usize {
         0
     }

@@ -295,7 +295,8 @@ impl<S: Clone + Eq + std::hash::Hash> States<S> {
             return *number;
         }
         let number = u32::try_from(self.all.len()).expect("memory ends before four billion states");
-        self.bytes += 2 * (size_of::<S>() + heap_bytes) + size_of::<u32>();
+        // In the map and in the list; both share what is outside of it.
+        self.bytes += 2 * size_of::<S>() + heap_bytes + size_of::<u32>();
         self.all.push(state.clone());
         self.numbers.insert(state, number);
         number

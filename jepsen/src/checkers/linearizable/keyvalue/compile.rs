@@ -2,7 +2,8 @@
 //!
 //! Not here: what they do (`machine`).
 
-use super::machine::{Action, Cell, Condition, KeyValues, Step, Target, Told};
+use super::cells::Cell;
+use super::machine::{Action, Condition, KeyValues, Step, Target, Told};
 use crate::history::{Compare, CompareTarget, KeyValue, Operation, Outcome, Reply, Request, Txn};
 use crate::model::contains;
 use std::collections::HashMap;

@@ -1,25 +1,13 @@
 //! The machine of one partition: a few keys by number, in their order, each with a cell.
 //!
-//! Everything is a number, so that a state is copied and compared as one piece of memory. Not here: where the
-//! numbers come from (`compile`).
+//! Everything is a number. Not here: where the numbers come from (`compile`), and how a state keeps its cells
+//! (`cells`).
 
+use super::cells::{Cell, Cells};
 use crate::checkers::linearizable::Model;
 use crate::history::CompareResult;
 use std::cmp::Ordering;
 use std::ops::Range;
-
-/// What a key holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Cell {
-    /// A number for the text.
-    pub value: u32,
-    pub version: i64,
-    /// Names of the writes that created and last changed it; below 0: nobody has told them yet.
-    pub create: i64,
-    pub modified: i64,
-}
-
-pub type Cells = Vec<Option<Cell>>;
 
 /// One request with what it was answered; None where the answer is not known or not looked at.
 #[derive(Clone, Debug)]
@@ -96,16 +84,16 @@ impl Model for KeyValues {
     type State = Cells;
 
     fn initial(&self) -> Cells {
-        vec![None; self.keys]
+        Cells::none(self.keys)
     }
 
     fn step(&self, state: &Cells, step: &Step) -> Option<Cells> {
-        let mut cells = state.clone();
+        let mut cells = state.successor();
         self.act(state, &mut cells, step, &step.action).then_some(cells)
     }
 
     fn heap_bytes(&self, state: &Cells) -> usize {
-        size_of_val(state.as_slice())
+        state.own_bytes()
     }
 }
 
@@ -119,24 +107,25 @@ impl KeyValues {
             }
             Action::Put { key, value, before } => {
                 if let Some(before) = before
-                    && !is_same(&mut cells[*key], before.first().map(|(_, cell)| cell), false)
+                    && !is_as_told(cells, *key, before.first().map(|(_, cell)| cell), false)
                 {
                     return false;
                 }
-                let old = cells[*key];
+                let old = cells.get(*key);
                 let Some(value) = value.or(old.map(|old| old.value)) else {
                     return false;
                 };
-                cells[*key] = Some(Cell {
+                let cell = Cell {
                     value,
                     version: old.map_or(1, |old| old.version + 1),
                     create: old.map_or(step.name, |old| old.create),
                     modified: step.name,
-                });
+                };
+                cells.set(*key, Some(cell));
                 true
             }
             Action::Delete { keys, deleted, before } => {
-                let found = keys.clone().filter(|key| cells[*key].is_some());
+                let found = keys.clone().filter(|key| cells.get(*key).is_some());
                 let found: Vec<_> = found.collect();
                 if deleted.is_some_and(|deleted| deleted != found.len()) {
                     return false;
@@ -146,10 +135,10 @@ impl KeyValues {
                         && before
                             .iter()
                             .zip(&found)
-                            .all(|((told, cell), key)| told == key && is_same(&mut cells[*key], Some(cell), false))
+                            .all(|((told, cell), key)| told == key && is_as_told(cells, *key, Some(cell), false))
                 });
                 for key in found {
-                    cells[key] = None;
+                    cells.set(key, None);
                 }
                 agrees
             }
@@ -171,11 +160,11 @@ impl KeyValues {
     }
 
     fn holds(&self, cells: &Cells, condition: &Condition) -> bool {
-        let mut found = cells[condition.keys.clone()].iter().flatten().peekable();
+        let mut found = condition.keys.clone().filter_map(|key| cells.get(key)).peekable();
         if found.peek().is_none() {
             return self.holds_for(condition, None);
         }
-        found.all(|cell| self.holds_for(condition, Some(cell)))
+        found.all(|cell| self.holds_for(condition, Some(&cell)))
     }
 
     fn holds_for(&self, condition: &Condition, cell: Option<&Cell>) -> bool {
@@ -197,7 +186,7 @@ impl KeyValues {
 }
 
 fn read(cells: &mut Cells, keys: Range<usize>, limit: usize, told: &Told) -> bool {
-    let found: Vec<_> = keys.filter(|key| cells[*key].is_some()).collect();
+    let found: Vec<_> = keys.filter(|key| cells.get(*key).is_some()).collect();
     if told.count != found.len() {
         return false;
     }
@@ -210,13 +199,14 @@ fn read(cells: &mut Cells, keys: Range<usize>, limit: usize, told: &Told) -> boo
         && told_cells
             .iter()
             .zip(&found)
-            .all(|((key, cell), at)| key == at && is_same(&mut cells[*at], Some(cell), told.keys_only))
+            .all(|((key, cell), at)| key == at && is_as_told(cells, *at, Some(cell), told.keys_only))
 }
 
 /// Whether a cell is what was told of it. A name that nobody knew is learnt from whoever tells it first.
-fn is_same(cell: &mut Option<Cell>, told: Option<&Cell>, keys_only: bool) -> bool {
-    let (Some(cell), Some(told)) = (cell.as_mut(), told) else {
-        return cell.is_none() && told.is_none();
+fn is_as_told(cells: &mut Cells, key: usize, told: Option<&Cell>, keys_only: bool) -> bool {
+    let held = cells.get(key);
+    let (Some(mut cell), Some(told)) = (held, told) else {
+        return held.is_none() && told.is_none();
     };
     if cell.modified < 0 {
         if cell.create == cell.modified {
@@ -227,6 +217,7 @@ fn is_same(cell: &mut Option<Cell>, told: Option<&Cell>, keys_only: bool) -> boo
     if cell.create < 0 {
         cell.create = told.create;
     }
+    cells.set(key, Some(cell));
     let value = if keys_only { cell.value } else { told.value };
-    *cell == Cell { value, ..*told }
+    cell == Cell { value, ..*told }
 }

@@ -21,6 +21,7 @@
 //! Left out: serializable reads, reads of old revisions, and partitions with keys on leases, which change by
 //! themselves. The revision checker has all of them.
 
+mod cells;
 mod compile;
 mod machine;
 
