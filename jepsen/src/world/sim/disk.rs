@@ -104,6 +104,9 @@ impl Disk {
             let index = first - 1;
             let term = self.log.reader().term(index).unwrap_or(self.truncated.term);
             self.mark.entry = EntryId { index, term };
+            // Nor does it vouch for the bytes of that suffix, should the new one be lost. A leader of a later term
+            // has overwritten it, so it was never committed, and a member may forget it.
+            self.mark.bytes = 0;
         }
         self.log.write_unsynced(group);
         for write in group {
