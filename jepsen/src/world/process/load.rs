@@ -166,8 +166,7 @@ async fn run(
             records: Rc::clone(&records),
             tally: Arc::clone(&tally),
         };
-        // Kinds take turns on each member: neighbours among clients have neighbouring members.
-        let workload = workload::Client::new(kinds[number / plan.members % kinds.len()], number as u32);
+        let workload = workload::Client::new(kind_of(number, &plan, &kinds), number as u32);
         let opened = Opened {
             next_watcher: Rc::clone(&next_watcher),
             watches: Vec::new(),
@@ -199,6 +198,18 @@ async fn run(
         task.abort();
     }
     Ok(history)
+}
+
+/// Which of the workloads a client has: those of one member take turns, and the next member goes on where it ends, so
+/// that no workload is left out as long as there are as many clients.
+///
+/// ```text
+///   12 clients, 3 members, 6 workloads       member 0: a b c d    1: e f a b    2: c d e f
+/// ```
+pub fn kind_of(client: usize, plan: &Plan, kinds: &[Kind]) -> Kind {
+    let (member, turn) = (client % plan.members, client / plan.members);
+    let of_members_before = member * (plan.clients / plan.members) + member.min(plan.clients % plan.members);
+    kinds[(of_members_before + turn) % kinds.len()]
 }
 
 /// One watch of everything on each member; every other one takes its events in fragments.
@@ -421,4 +432,58 @@ fn everything() -> Request {
         range_end: "\0".to_owned(),
         ..Range::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::process::sets::Set;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn plan(members: usize, clients: usize) -> Plan {
+        Plan {
+            clock: Clock::start(),
+            is_etcd: false,
+            members,
+            starts: Vec::new(),
+            ids: Vec::new(),
+            clients,
+            pause: Duration::ZERO,
+            call_deadline: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn every_workload_of_a_mix_has_a_client() {
+        for members in 1..=5 {
+            for clients in 1..=40 {
+                let plan = plan(members, clients);
+                for mix in 1..=clients.min(Kind::SOUND.len()) {
+                    let kinds = &Kind::SOUND[..mix];
+                    let had: BTreeSet<Kind> = (0..clients).map(|client| kind_of(client, &plan, kinds)).collect();
+                    assert_eq!(had.len(), mix, "{clients} clients of {members} members");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_workload_of_every_scenario_is_asked_of_two_members() {
+        for scenario in Set::Full.scenarios().chain(Set::Unguarded.scenarios()) {
+            let plan = plan(scenario.members, scenario.clients());
+            let mut asked: BTreeMap<Kind, BTreeSet<usize>> = BTreeMap::new();
+            for client in 0..plan.clients {
+                let kind = kind_of(client, &plan, scenario.workloads);
+                asked.entry(kind).or_default().insert(client % plan.members);
+            }
+            assert!(
+                scenario
+                    .workloads
+                    .iter()
+                    .all(|kind| asked.get(kind).is_some_and(|members| members.len() > 1)),
+                "{}: {asked:?}",
+                scenario.name
+            );
+        }
+    }
 }

@@ -30,6 +30,8 @@ use crate::{
 
 /// etcd's robustness tests call a run unreliable below this.
 const OPERATIONS_PER_SECOND_MIN: u64 = 100;
+/// As many as a small machine drives; the largest mix has six workloads, and three members have twelve clients.
+const CLIENTS_PER_MEMBER: usize = 4;
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a fault lasts, and the time between two, from and to.
 const FAULT_TIME: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(2500));
@@ -58,6 +60,10 @@ pub struct Run {
 }
 
 impl Scenario {
+    pub fn clients(&self) -> usize {
+        self.members * CLIENTS_PER_MEMBER
+    }
+
     /// Runs it in namespaces of its own.
     pub fn run(&self, system: &System, seed: u64) -> Result<Run> {
         let footprint = Footprint::begin()?;
@@ -75,7 +81,7 @@ impl Scenario {
         let mut rng = Rng::new(seed);
         self.fault.arrange(&mut cluster)?;
         cluster.start()?;
-        let plan = cluster.plan(self.members * 4, Duration::from_millis(2), CALL_DEADLINE)?;
+        let plan = cluster.plan(self.clients(), Duration::from_millis(2), CALL_DEADLINE)?;
         let load = Load::start(plan, self.workloads.to_vec(), rng.fork());
         let outcome = self.disturb(&mut cluster, &mut rng, &load);
         load.drain();
