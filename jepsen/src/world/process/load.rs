@@ -4,7 +4,7 @@
 //! ```text
 //!   Running        every client asks, one request at a time
 //!   Draining       each finishes what it has asked
-//!   Finishing      a last put and a read of everything at every member; watchers catch up; all hashes
+//!   Finishing      the end of the story (`finale`)
 //! ```
 //! A client whose outcome is unknown goes on under a new process number. Not here: what is asked (`workload`),
 //! and faults.
@@ -24,18 +24,18 @@ use dipper_client::Client;
 use tokio::{
     sync::watch,
     task::{JoinHandle, LocalSet},
-    time::{Instant, sleep},
+    time::sleep,
 };
 
 use super::{
     client::{Service, perform, pinned},
     clock::Clock,
     command::{Result, failed},
+    finale::Finale,
     watcher::Watcher,
 };
 use crate::{
-    checkers::describe,
-    history::{Final, NEVER, Operation, Outcome, Put, Range, Record, Reply, Request, WatchRequest},
+    history::{NEVER, Operation, Outcome, Record, Request, WatchRequest},
     rng::Rng,
     workload::{self, Kind, Step},
 };
@@ -188,10 +188,7 @@ async fn run(
         records: &records,
         next_process: &next_process,
     };
-    let revision = finale.last_requests(&members).await?;
-    finale.await_watchers(&members, &seen, revision).await?;
-    finale.hashes(&members, revision).await?;
-    finale.await_agreement(&members, &seen).await?;
+    finale.play(&members, &seen).await?;
     // Before they are told to end: they are open in this history.
     let history = records.take();
     for task in watching {
@@ -242,14 +239,14 @@ fn start_watchers(plan: &Rc<Plan>, records: &Records) -> (Vec<JoinHandle<()>>, V
     (tasks, all_seen)
 }
 
-struct Asker {
-    client: Client,
-    member: usize,
-    process: u32,
-    next_process: Rc<Cell<u32>>,
-    plan: Rc<Plan>,
-    records: Records,
-    tally: Arc<Tally>,
+pub struct Asker {
+    pub client: Client,
+    pub member: usize,
+    pub process: u32,
+    pub next_process: Rc<Cell<u32>>,
+    pub plan: Rc<Plan>,
+    pub records: Records,
+    pub tally: Arc<Tally>,
 }
 
 impl Asker {
@@ -282,7 +279,7 @@ impl Asker {
         opened.close();
     }
 
-    async fn ask(&self, request: Request) -> Operation {
+    pub async fn ask(&self, request: Request) -> Operation {
         let incarnation = self.plan.starts[self.member].load(Ordering::SeqCst);
         let invoked = self.plan.clock.now();
         let (outcome, service) = perform(&self.client, &request, &self.plan.ids).await;
@@ -330,108 +327,6 @@ impl Opened {
             watch.abort();
         }
     }
-}
-
-/// The end of a run, when every fault is over.
-struct Finale<'a> {
-    plan: &'a Rc<Plan>,
-    records: &'a Records,
-    next_process: &'a Rc<Cell<u32>>,
-}
-
-impl Finale<'_> {
-    const TIME_MAX: Duration = Duration::from_secs(15);
-
-    /// A put and a linearizable read of everything through every member; both must succeed.
-    async fn last_requests(&self, members: &[usize]) -> Result<i64> {
-        let mut newest = 0;
-        for member in members {
-            let asker = Asker {
-                client: pinned(*member, self.plan.is_etcd, Self::TIME_MAX)?,
-                member: *member,
-                process: self.next_process.replace(self.next_process.get() + 1),
-                next_process: Rc::clone(self.next_process),
-                plan: Rc::clone(self.plan),
-                records: Rc::clone(self.records),
-                tally: Arc::default(),
-            };
-            for request in [last_put(*member), everything()] {
-                let operation = asker.ask(request).await;
-                let outcome = operation.outcome.clone();
-                self.records.borrow_mut().push(Record::Operation(operation));
-                newest = newest.max(match outcome {
-                    Outcome::Ok(Reply::Put { revision, .. }) => revision,
-                    Outcome::Ok(Reply::Range(range)) => range.revision,
-                    other => return failed(format!("the last requests at member {member} ended with {other:?}")),
-                });
-            }
-        }
-        Ok(newest)
-    }
-
-    async fn await_watchers(&self, members: &[usize], seen: &[Rc<Cell<i64>>], revision: i64) -> Result<()> {
-        let deadline = Instant::now() + Self::TIME_MAX;
-        for member in members {
-            while seen[*member].get() < revision {
-                if Instant::now() > deadline {
-                    return failed(format!(
-                        "the watcher of member {member} has seen up to {} of {revision} in {:?}; its last record: {}",
-                        seen[*member].get(),
-                        Self::TIME_MAX,
-                        self.last_words_of(*member as u32)
-                    ));
-                }
-                sleep(Duration::from_millis(10)).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// What a watcher recorded last: whether its server ended it, or fell silent.
-    fn last_words_of(&self, watcher: u32) -> String {
-        let records = self.records.borrow();
-        let is_its = |record: &&Record| matches!(record, Record::Watch(watch) if watch.watcher == watcher);
-        let last = records.iter().rev().find(is_its);
-        last.map_or_else(|| "none".to_owned(), describe::record)
-    }
-
-    /// A lease may have ended meanwhile: nobody may have seen less than another.
-    async fn await_agreement(&self, members: &[usize], seen: &[Rc<Cell<i64>>]) -> Result<()> {
-        let newest = seen.iter().map(|seen| seen.get()).max().unwrap_or_default();
-        self.await_watchers(members, seen, newest).await
-    }
-
-    async fn hashes(&self, members: &[usize], revision: i64) -> Result<()> {
-        for member in members {
-            let client = pinned(*member, self.plan.is_etcd, Self::TIME_MAX)?;
-            match client.hash_kv(revision).await {
-                Ok(answer) => self.records.borrow_mut().push(Record::Final(Final {
-                    member: *member as u32,
-                    revision,
-                    compact_revision: answer.compact_revision,
-                    hash: answer.hash,
-                })),
-                Err(error) => return failed(format!("HashKV of member {member}: {error}")),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn last_put(member: usize) -> Request {
-    Request::Put(Put {
-        key: format!("last/{member}"),
-        value: "last".to_owned(),
-        ..Put::default()
-    })
-}
-
-fn everything() -> Request {
-    Request::Range(Range {
-        key: "\0".to_owned(),
-        range_end: "\0".to_owned(),
-        ..Range::default()
-    })
 }
 
 #[cfg(test)]

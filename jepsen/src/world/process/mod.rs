@@ -6,6 +6,7 @@
 //!   cluster    the members and who leads                   load       clients and watchers -> history
 //!   member     one process                                 network    namespaces, cuts, loss
 //!   footprint  all that must be gone afterwards            faultfs/   a disk that breaks
+//!   finale     the end, and what everybody holds then
 //! ```
 //! Needs root and Linux; where something is missing, a scenario says `skipped: why`. Not here: right and wrong
 //! (`checkers`), and what is asked (`workload`).
@@ -20,6 +21,7 @@ pub mod evidence;
 pub mod failover;
 pub mod fault;
 pub mod faultfs;
+pub mod finale;
 pub mod footprint;
 pub mod load;
 pub mod member;
