@@ -232,6 +232,7 @@ fn start_watchers(plan: &Rc<Plan>, records: &Records) -> (Vec<JoinHandle<()>>, V
             records: Rc::clone(records),
             seen: Rc::clone(&seen),
             is_open: false,
+            survives_compactions: true,
         };
         tasks.push(tokio::task::spawn_local(watcher.run()));
         all_seen.push(seen);
@@ -318,6 +319,7 @@ impl Opened {
             records: Rc::clone(&asker.records),
             seen: Rc::default(),
             is_open: false,
+            survives_compactions: false,
         };
         self.watches.push(tokio::task::spawn_local(watcher.run()));
     }

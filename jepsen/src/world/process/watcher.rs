@@ -51,6 +51,8 @@ pub struct Watcher {
     pub seen: Rc<Cell<i64>>,
     /// Asked, and neither lost nor ended.
     pub is_open: bool,
+    /// Whether it goes on behind a compaction that has cut it off; a hole stays, which the others fill.
+    pub survives_compactions: bool,
 }
 
 /// Why a stream is not read on.
@@ -58,7 +60,9 @@ enum Ending {
     /// No connection, so no question.
     NeverAsked,
     Lost,
-    /// The server will not go on: the history was compacted away, or it refuses.
+    /// What it asked for was compacted away while it was not connected; it asks for what there is.
+    Compacted,
+    /// The server will not go on.
     Final,
 }
 
@@ -69,6 +73,7 @@ impl Watcher {
             match self.stream().await {
                 Ending::NeverAsked => {}
                 Ending::Lost => self.lose(),
+                Ending::Compacted => self.is_open = false,
                 Ending::Final => {
                     self.is_open = false;
                     return;
@@ -146,6 +151,10 @@ impl Watcher {
                 compact_revision: response.compact_revision,
                 reason: response.cancel_reason,
             });
+            if self.survives_compactions && response.compact_revision > self.request.start_revision {
+                self.request.start_revision = response.compact_revision;
+                return Some(Ending::Compacted);
+            }
             return Some(Ending::Final);
         }
         if response.created {
