@@ -199,6 +199,12 @@ impl Journal {
         Ok(())
     }
 
+    /// All names are durable, as if every directory had been synced.
+    pub fn synced_directories(&mut self) -> io::Result<()> {
+        let changes = std::mem::take(&mut self.names);
+        changes.iter().filter_map(Change::kept).try_for_each(discard)
+    }
+
     /// Takes everything back, or nearly everything.
     pub fn lose(&mut self, loss: Loss, rng: &mut Rng) -> io::Result<Lost> {
         let mut lost = Lost::default();
@@ -364,6 +370,23 @@ mod tests {
         assert_eq!(fs::read(place.path("kept")).unwrap(), b"old");
         assert!(!place.path("lost").exists());
         assert_eq!((lost.writes, lost.bytes, lost.names), (2, 6, 1));
+    }
+
+    #[test]
+    fn names_that_are_synced_all_at_once_stay_and_bytes_do_not() {
+        let mut place = Place::new();
+        let directory = place.path("d");
+        fs::create_dir(&directory).unwrap();
+        place.1.created(&directory);
+        place.create("d/a", b"A");
+        place.create("b", b"B");
+        place.1.remove_file(&place.path("b")).unwrap();
+        place.1.synced_directories().unwrap();
+        place.create("d/late", b"x");
+        place.lose(Loss::All);
+        assert_eq!(fs::read(directory.join("a")).unwrap(), b"");
+        assert!(!place.path("b").exists() && !directory.join("late").exists());
+        assert_eq!(fs::read_dir(place.path("removed")).unwrap().count(), 0);
     }
 
     #[test]

@@ -115,6 +115,12 @@ impl FaultFs {
         lock(&self.disk).seen
     }
 
+    /// Makes the names of all files durable, but not what is in them: what common file systems do with a file's own
+    /// sync, and POSIX does not promise.
+    pub fn sync_names(&self) -> Result<()> {
+        Ok(lock(&self.disk).journal.synced_directories()?)
+    }
+
     /// The power goes: whoever had files open here must be dead already.
     pub fn lose_unsynced(&self, loss: Loss, rng: &mut Rng) -> Result<journal::Lost> {
         Ok(lock(&self.disk).journal.lose(loss, rng)?)
