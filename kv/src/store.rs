@@ -41,7 +41,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            ring_bytes: 32 << 20,
+            ring_bytes: 48 << 20,
             piece_bytes_max: PIECE_BYTES_MAX,
         }
     }

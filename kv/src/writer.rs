@@ -46,7 +46,8 @@ pub(crate) struct Writer<'s, E: Engine> {
     pub(crate) registry: &'s mut Registry,
     pub(crate) state: State,
     base: E::Snapshot,
-    known: [Changes; 4],
+    /// What the engine held, of the keys that were asked for; sorted.
+    known: [Vec<(Bytes, Option<Bytes>)>; 4],
     changed: [Changes; 4],
     changed_bytes: usize,
     piece_bytes_max: usize,
@@ -128,25 +129,29 @@ impl<'s, E: Engine> Writer<'s, E> {
         keys.sort_unstable();
         keys.dedup();
         let recent = self.shared.read();
-        keys.retain(|key| {
+        let mut asked = Vec::new();
+        let known = keys.into_iter().map(|key| {
             // Not for a deleted key: whether its row in `gone` was swept is the engine's to say.
-            let Some(record) = recent.ring.latest(key).and_then(|event| event.record.as_ref()) else {
-                return true;
-            };
-            self.known[Family::Cur as usize].insert(key.clone(), Some(record.encode()));
-            false
+            let record = recent.ring.latest(&key).and_then(|event| event.record.as_ref());
+            if record.is_none() {
+                asked.push(key.clone());
+            }
+            (key, record.map(Record::encode))
         });
+        let mut known: Vec<_> = known.collect();
         drop(recent);
-        let rows = self.engine.multi_get(Family::Cur, &keys);
-        let missing = keys
+        let mut rows = self.engine.multi_get(Family::Cur, &asked).into_iter();
+        for (_, row) in known.iter_mut().filter(|(_, row)| row.is_none()) {
+            *row = rows.next().expect("a row, or none, for each key asked for");
+        }
+        let missing = known
             .iter()
-            .zip(&rows)
             .filter(|(_, row)| row.is_none())
             .map(|(key, _)| key.clone());
         let missing: Vec<Bytes> = missing.collect();
         let gone = self.engine.multi_get(Family::Gone, &missing);
-        self.known[Family::Cur as usize].extend(keys.into_iter().zip(rows));
-        self.known[Family::Gone as usize].extend(missing.into_iter().zip(gone));
+        self.known[Family::Gone as usize] = missing.into_iter().zip(gone).collect();
+        self.known[Family::Cur as usize] = known;
     }
 
     /// The revision that the request at hand has made so far.
@@ -344,10 +349,13 @@ impl<'s, E: Engine> Writer<'s, E> {
 
 impl<E: Engine> Rows for Writer<'_, E> {
     fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
-        let known = self.changed[family as usize]
-            .get(key)
-            .or_else(|| self.known[family as usize].get(key));
-        known.map_or_else(|| self.base.get(family, key), Clone::clone)
+        let known = || {
+            let known = &self.known[family as usize];
+            let place = known.binary_search_by(|(own, _)| own.as_ref().cmp(key));
+            place.ok().map(|place| &known[place].1)
+        };
+        let row = self.changed[family as usize].get(key).or_else(known);
+        row.map_or_else(|| self.base.get(family, key), Clone::clone)
     }
 
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a {
