@@ -126,6 +126,12 @@ impl<W, R: LogReader> Replica<W, R> {
         self.unpersisted.len() >= limits::WRITES_IN_FLIGHT_MAX
     }
 
+    /// Whether writes wait, and a batch of them will be cut in a moment.
+    pub(super) fn is_gathering(&self) -> bool {
+        let is_free = self.leads() && self.raw.raft.lead_transferee.is_none() && !self.is_writing();
+        is_free && self.gathering.seen > 0 && self.gathering.until() > self.now
+    }
+
     /// Cuts a batch, if it is time.
     pub(super) fn propose_waiting(&mut self) {
         if !self.leads() || self.raw.raft.lead_transferee.is_some() || self.is_writing() {

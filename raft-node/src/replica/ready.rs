@@ -65,7 +65,8 @@ impl<W, R: LogReader> Replica<W, R> {
     /// append or its successor carries it, and a message of its own would double the traffic.
     pub(super) fn announce_commit(&mut self, output: &mut Output<W>) {
         let committed = self.raw.raft.raft_log.committed;
-        if !self.leads() || committed == self.announced_commit || self.raw.raft.raft_log.last_index() != committed {
+        let is_news = committed != self.announced_commit && committed == self.raw.raft.raft_log.last_index();
+        if !self.leads() || !is_news || self.is_gathering() {
             return;
         }
         self.announced_commit = committed;
