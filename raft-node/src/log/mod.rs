@@ -1,8 +1,8 @@
 //! The durable Raft log: what a member has promised to remember.
 //!
 //! Three things live in it: entries, the HardState (term, vote, commit), and two notes about snapshots, namely the
-//! entry the log begins behind (`truncated`) and the intent to install one. `Log` is the writer and has one owner,
-//! the log thread; `LogReader` is what the raft thread reads old entries with.
+//! entry the log begins behind (`truncated`) and the intent to install one. `Log` is the writer, of one thread at a
+//! time; `LogReader` is what the raft thread reads old entries with.
 //!
 //! ```text
 //!   truncated          first                         last
@@ -70,7 +70,7 @@ pub struct Recovered {
     pub install_intent: Option<InstallIntent>,
 }
 
-/// The writer, owned by the log thread; every method panics on the first failed write or sync and never retries.
+/// The writer; every method panics on the first failed write or sync and never retries.
 pub trait Log: Send + 'static {
     /// How other threads read this log.
     type Reader: LogReader;
