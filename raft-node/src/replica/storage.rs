@@ -2,7 +2,7 @@
 //!
 //! raft-rs asks for an entry the moment it has handed it out, long before it is synced, so everything that
 //! is not yet persisted or not yet applied lives here; what is behind both may be dropped from memory.
-//! Not here: writing. The log thread does that, and says `Persisted` when it is done.
+//! Not here: writing. The driver does that, and says `Persisted` when it is done.
 
 use std::{cell::Cell, cmp::min, collections::VecDeque};
 
