@@ -6,7 +6,7 @@
 use jepsen::{
     campaign::{judged, progress, regressions, run_all},
     scenarios::ALL,
-    world::sim::{Plan, mutant::Mutant},
+    world::sim::Plan,
 };
 use std::time::Duration;
 
@@ -16,25 +16,15 @@ const FAULTY: Duration = Duration::from_mins(1);
 /// Seeds of a scenario; the unguarded lock needs some to be seen.
 const SCENARIO_SEEDS: u64 = 20;
 
-fn plan(seed: u64, faulty: Duration) -> Plan {
-    Plan {
-        seed,
-        faulty,
-        mutant: Mutant::None,
-        world: None,
-        is_told: false,
-    }
-}
-
 #[test]
 fn every_seed_keeps_every_promise() {
     let seeds = std::env::var("JEPSEN_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let seeds = seeds.unwrap_or(SEEDS);
     let mut plans: Vec<Plan> = regressions()
         .into_iter()
-        .map(|(seed, faulty)| plan(seed, faulty))
+        .map(|(seed, faulty)| Plan::new(seed, faulty))
         .collect();
-    plans.extend((0..seeds).map(|seed| plan(seed, FAULTY)));
+    plans.extend((0..seeds).map(|seed| Plan::new(seed, FAULTY)));
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let sum = run_all(&plans, jobs, &progress(plans.len()));
     let hours = sum.simulated.as_secs_f64() / 3600.0;
@@ -69,7 +59,7 @@ fn every_seed_keeps_every_promise() {
 #[test]
 fn the_second_opinion_is_the_same() {
     let plans: Vec<Plan> = (0..SEARCHED_SEEDS)
-        .map(|seed| plan(seed, Duration::from_secs(20)))
+        .map(|seed| Plan::new(seed, Duration::from_secs(20)))
         .collect();
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let sum = run_all(&plans, jobs, &progress(plans.len()));
@@ -90,7 +80,7 @@ fn every_scenario_shows_what_it_must() {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    let trace = |seed| judged(&plan(seed, Duration::from_secs(20))).map(|ran| (ran.trace, ran.history));
+    let trace = |seed| judged(&Plan::new(seed, Duration::from_secs(20))).map(|ran| (ran.trace, ran.history));
     for seed in [1, 2, 3] {
         assert!(trace(seed).is_ok() && trace(seed) == trace(seed), "seed {seed}");
     }

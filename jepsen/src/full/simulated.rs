@@ -7,7 +7,7 @@ use crate::{
     results::{Failure, Line, Part, Scenario, Seeds},
     rng::Rng,
     scenarios::ALL,
-    world::sim::{Plan, mutant::Mutant, swarm::Swarm},
+    world::sim::{Plan, swarm::Swarm},
 };
 use indicatif::ProgressBar;
 use std::{
@@ -27,16 +27,6 @@ pub fn seconds(sizes: &Sizes, jobs: usize) -> f64 {
     let seeds = sizes.seeds.max(sizes.operations / OPERATIONS_PER_SEED);
     let short = sizes.searched_seeds + sizes.scenario_seeds * ALL.len() as u64;
     (seeds as f64 + short as f64 / 3.0) * CPU_SECONDS_PER_SEED / jobs as f64
-}
-
-fn plan(seed: u64, faulty: Duration) -> Plan {
-    Plan {
-        seed,
-        faulty,
-        mutant: Mutant::None,
-        world: None,
-        is_told: false,
-    }
 }
 
 impl Session<'_> {
@@ -117,9 +107,9 @@ impl Session<'_> {
     fn batch(&mut self, searched: bool, from: u64, until: u64, bar: &ProgressBar) -> Result<(), String> {
         let seconds = if searched { SEARCHED_SECONDS } else { LONG_SECONDS };
         let faulty = Duration::from_secs_f64(seconds);
-        let mut plans: Vec<Plan> = (from..until).map(|seed| plan(seed, faulty)).collect();
+        let mut plans: Vec<Plan> = (from..until).map(|seed| Plan::new(seed, faulty)).collect();
         if !searched && from == 0 {
-            let once_failed = regressions().into_iter().map(|(seed, faulty)| plan(seed, faulty));
+            let once_failed = regressions().into_iter().map(|(seed, faulty)| Plan::new(seed, faulty));
             plans.splice(0..0, once_failed);
         }
         let (began, cpu) = (Instant::now(), cpu_seconds());

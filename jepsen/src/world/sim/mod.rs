@@ -66,6 +66,19 @@ pub struct Plan {
     pub is_told: bool,
 }
 
+impl Plan {
+    /// The seed's own world, in which nothing is wrong but what the seed brings.
+    pub fn new(seed: u64, faulty: Duration) -> Self {
+        Self {
+            seed,
+            faulty,
+            mutant: Mutant::None,
+            world: None,
+            is_told: false,
+        }
+    }
+}
+
 /// What a run did.
 #[derive(Debug, Default)]
 pub struct Ran {
