@@ -40,5 +40,5 @@ pub use hash::HashKv;
 pub use range::REPLY_BYTES_MAX;
 pub use record::{Event, PrevKv, Record, Revision};
 pub use state::Applied;
-pub use store::{EntryOutcome, LogEntry, Store, StoreOptions};
+pub use store::{EntryOutcome, Flush, LogEntry, Store, StoreOptions};
 pub use view::{LeaseRow, View};

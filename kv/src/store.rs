@@ -73,6 +73,24 @@ pub struct EntryOutcome {
     pub lease_changes: Vec<LeaseChange>,
 }
 
+/// A flush that has begun: everything applied before is durable once it has run.
+#[must_use = "nothing is durable before it runs"]
+pub struct Flush<E> {
+    engine: E,
+    /// The last event that a compaction has made void.
+    reclaim: Option<Bytes>,
+}
+
+impl<E: Engine> Flush<E> {
+    /// Waits for the disk.
+    pub fn run(self) {
+        self.engine.flush();
+        if let Some(last) = self.reclaim {
+            self.engine.reclaim(Family::Ev, &last);
+        }
+    }
+}
+
 /// The state machine.
 pub struct Store<E: Engine> {
     engine: E,
@@ -155,6 +173,11 @@ impl<E: Engine> Store<E> {
 
     /// Makes everything applied so far durable.
     pub fn flush(&mut self) {
+        self.begin_flush().run();
+    }
+
+    /// The same in two parts: the second takes as long as the disk does, and entries may be applied meanwhile.
+    pub fn begin_flush(&mut self) -> Flush<E> {
         let rows = self.shared.write().fences.take_rows();
         let mut batch = Batch::default();
         for (low, row) in rows {
@@ -166,18 +189,17 @@ impl<E: Engine> Store<E> {
         let revision = Bytes::copy_from_slice(&self.state.revision.to_be_bytes());
         batch.put(Family::Meta, Bytes::from_static(layout::FENCES_REVISION), revision);
         self.engine.write(&batch);
-        self.engine.flush();
         let compacted = self.state.compact_revision;
-        if compacted > self.reclaimed {
-            // The event at exactly the compacted revision stays.
-            let last = Revision {
-                main: compacted - 1,
-                sub: i64::MAX,
-            };
-            if compacted > 1 {
-                self.engine.reclaim(Family::Ev, &layout::event_key(last));
-            }
-            self.reclaimed = compacted;
+        let is_news = compacted > self.reclaimed;
+        self.reclaimed = self.reclaimed.max(compacted);
+        // The event at exactly the compacted revision stays.
+        let last = Revision {
+            main: compacted - 1,
+            sub: i64::MAX,
+        };
+        Flush {
+            engine: self.engine.clone(),
+            reclaim: (is_news && compacted > 1).then(|| layout::event_key(last)),
         }
     }
 

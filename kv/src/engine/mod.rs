@@ -112,8 +112,8 @@ pub trait Snapshot: Rows + Clone + Send + Sync + 'static {
     fn get_cached(&self, family: Family, key: &[u8]) -> Cached;
 }
 
-/// Ordered bytes, on disk or in memory.
-pub trait Engine: Send + Sync + 'static {
+/// Ordered bytes, on disk or in memory; clones are handles to the same.
+pub trait Engine: Clone + Send + Sync + 'static {
     /// Its snapshots.
     type Snapshot: Snapshot;
 

@@ -4,6 +4,7 @@
 //! reply it publishes the View, so that whoever was answered reads what was written, and wakes the watches.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use std::{
 use kv::{LogEntry, RocksEngine, Store};
 use slog::{Logger, info, warn};
 
-use super::{Outcome, Published, RaftInbox, Reply, replies::Outcomes};
+use super::{Outcome, Published, RaftInbox, Reply, flusher::Flusher, replies::Outcomes};
 use crate::{
     inbox::{Inbox, Patience},
     limits,
@@ -44,7 +45,9 @@ pub struct ApplyThread {
     inbox: Arc<Inbox<ApplyTask>>,
     raft: Arc<RaftInbox>,
     published: Arc<Published>,
+    flusher: Flusher<RocksEngine>,
     snapshot_count: u64,
+    /// What a crash would leave, as far as is known here.
     flushed: u64,
     unflushed_bytes: usize,
     asked_at: Instant,
@@ -62,22 +65,23 @@ impl ApplyThread {
         published: Arc<Published>,
         snapshot_count: u64,
         logger: Logger,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let flushed = store.flushed().index;
         let asked_at = Instant::now();
-        Self {
+        Ok(Self {
             store,
             state_directory,
             inbox,
             raft,
             published,
+            flusher: Flusher::start()?,
             snapshot_count,
             flushed,
             unflushed_bytes: 0,
             asked_at,
             superseded: Vec::new(),
             logger,
-        }
+        })
     }
 
     pub fn run(mut self) {
@@ -104,7 +108,10 @@ impl ApplyThread {
                     }
                     ApplyTask::Remove(directory) => self.remove(&directory),
                     ApplyTask::Forget(at) => self.forget(&StateDirectory::name_of(at)),
-                    ApplyTask::Stop => return self.store.flush(),
+                    ApplyTask::Stop => {
+                        self.flusher.wait();
+                        return self.store.flush();
+                    }
                     ApplyTask::Entries(..) => {}
                 }
             }
@@ -178,14 +185,15 @@ impl ApplyThread {
     }
 
     fn flush_if_due(&mut self) {
+        // RocksDB flushes by itself too, when its memtables are full.
+        if self.flusher.has_ended() || self.asked_at.elapsed() >= limits::FLUSHED_ASK_EVERY {
+            self.report_flushed();
+        }
         let unflushed = self.store.applied().index.saturating_sub(self.flushed);
-        if unflushed >= self.snapshot_count || self.unflushed_bytes >= limits::FLUSH_BYTES {
-            self.store.flush();
+        let is_due = unflushed >= self.snapshot_count || self.unflushed_bytes >= limits::FLUSH_BYTES;
+        if is_due && !self.flusher.is_busy() {
             self.unflushed_bytes = 0;
-            self.report_flushed();
-        } else if self.asked_at.elapsed() >= limits::FLUSHED_ASK_EVERY {
-            // RocksDB flushes by itself too, when its memtables are full.
-            self.report_flushed();
+            self.flusher.run(self.store.begin_flush());
         }
         let is_over = |(at, _): &mut (Instant, String)| at.elapsed() >= limits::SUPERSEDED_KEPT;
         let over: Vec<_> = self.superseded.extract_if(.., is_over).collect();
@@ -226,6 +234,8 @@ impl ApplyThread {
     }
 
     fn install(&mut self, at: EntryId) -> Leases {
+        // Its state is about to be superseded, and its directory removed.
+        self.flusher.wait();
         let (store, superseded) = self.state_directory.switch_to(at);
         self.store = store;
         self.superseded.push((Instant::now(), superseded));

@@ -7,12 +7,14 @@
 //!                            +--frames--> peers     +--View, wake-ups, replies--> grpc
 //! ```
 //! Consensus never waits for a sync or an apply: the raft thread writes what is written fast by itself, and the log
-//! thread stands in for it (`desk.rs`). What queued while a thread was busy is its next
-//! batch. Decisions are the replica's, also that a batch is worth a moment's wait; here is only carrying out.
+//! thread stands in for it (`desk.rs`). An apply never waits for a flush (`flusher.rs`). What queued while a thread
+//! was busy is its next batch. Decisions are the replica's, also that a batch is worth a moment's wait; here is only
+//! carrying out.
 
 mod apply;
 mod checkpoints;
 mod desk;
+mod flusher;
 mod log;
 mod replies;
 mod turns;
@@ -143,7 +145,7 @@ impl Driver {
             Arc::clone(&parts.published),
             parts.snapshot_count,
             parts.logger.clone(),
-        );
+        )?;
         let writer = LogWriter {
             log: parts.log,
             raft: Arc::clone(&parts.inbox),

@@ -8,7 +8,7 @@ use super::{
     swarm::{MS, US},
     world::{Event, Index, Node, W, World, id_of, index_of, tell},
 };
-use kv::{LogEntry, Store, StoreOptions};
+use kv::{Flush, LogEntry, Store, StoreOptions};
 use proto::node::{Member, Membership};
 use raft_node::{
     limits,
@@ -56,6 +56,8 @@ pub struct Process {
     pub apply_is_due: bool,
     pub installing: Option<Install>,
     pub flushed: u64,
+    /// A flush that has begun and is not done.
+    pub flushing: Option<Flush<SimEngine>>,
     pub checkpoints: Checkpoints,
     /// Who watches here.
     pub watchers: Watchers,
@@ -67,6 +69,7 @@ impl Process {
         Self {
             replica,
             flushed: store.flushed().index,
+            flushing: None,
             watchers: Watchers::new(store.view().revision()),
             store: Some(store),
             born,

@@ -179,6 +179,7 @@ impl World {
     }
 
     fn install(&mut self, index: Index, at: EntryId) {
+        self.process(index).flushing = None;
         let node = &mut self.nodes[index];
         let staged = node.disk.staged.get(&at);
         node.disk.engine = staged.expect("the state that is to be installed was forgotten").crash();
@@ -220,9 +221,12 @@ impl World {
         let flush_every = self.swarm.flush_every;
         let process = self.process(index);
         let applied = process.store().applied().index;
-        if applied - process.flushed >= flush_every || flush < 10 {
-            process.store_mut().flush();
+        if let Some(begun) = process.flushing.take() {
+            begun.run();
             self.report_flushed(index);
+        } else if applied - process.flushed >= flush_every || flush < 10 {
+            // It takes as long as the disk does: until something was applied, or a crash comes.
+            process.flushing = Some(process.store_mut().begin_flush());
         } else if flush < 30 {
             // RocksDB flushes by itself, too.
             process.store().engine().flush();
