@@ -71,6 +71,8 @@ pub const LEASES_EXPIRED_PER_TURN_MAX: usize = 1_000;
 
 /// A leader whose oldest write is not durable after this long hands leadership over.
 pub const SLOW_SYNC: Duration = Duration::from_millis(300);
+/// How long it tries to; then it steps down, and the others elect whom they like.
+pub const HAND_OVER_SLOW_DISK: Duration = Duration::from_millis(150);
 /// When the same sync still hangs after this long, the former leader tells its clients that it does not know what
 /// became of what was sent: it may be committed, but nothing is applied here before it is durable here, and a hung
 /// disk may stay so. In between the others have had time to elect a leader.

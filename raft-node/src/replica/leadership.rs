@@ -1,8 +1,6 @@
 //! What depends on who leads: whose word pending requests wait for, when leases end, and when a leader should
 //! not be one any more.
 
-use std::time::Duration;
-
 use proto::{
     Error,
     node::{Command, Forward, Lane, LeaseExpire, command::Op, peer_request::Body as RequestBody},
@@ -119,15 +117,30 @@ impl<W, R: LogReader> Replica<W, R> {
         }
     }
 
-    /// The voter that needs the least to lead, among those that were heard of lately.
+    /// The voter that needs the least to lead, of those that were heard of lately if there are any: check-quorum
+    /// forgets whom it has heard several times a second, so right now it may be nobody.
     pub(super) fn best_follower(&self) -> Option<u64> {
-        self.voters()
-            .into_iter()
-            .filter(|voter| *voter != self.id)
+        let others = self.voters().into_iter().filter(|voter| *voter != self.id);
+        others
             .filter_map(|voter| Some((voter, self.raw.raft.prs().get(voter)?)))
-            .filter(|(_, progress)| progress.recent_active)
-            .max_by_key(|(voter, progress)| (progress.matched, std::cmp::Reverse(*voter)))
+            .max_by_key(|(voter, progress)| (progress.recent_active, progress.matched, std::cmp::Reverse(*voter)))
             .map(|(voter, _)| voter)
+    }
+
+    /// Asks the best follower to lead, or another one if that has become doubtful.
+    fn hand_over(&mut self) {
+        let was_heard = |voter: u64| {
+            self.raw
+                .raft
+                .prs()
+                .get(voter)
+                .is_some_and(|progress| progress.recent_active)
+        };
+        let asked = self.raw.raft.lead_transferee;
+        let Some(target) = self.best_follower() else { return };
+        if asked.is_none_or(|asked| !was_heard(asked) && was_heard(target)) {
+            self.raw.transfer_leader(target);
+        }
     }
 
     /// A leader whose disk hangs hands over; if nobody takes over in time, it steps down.
@@ -139,22 +152,18 @@ impl<W, R: LogReader> Replica<W, R> {
             self.handed_over_at = None;
             return;
         }
-        match self.handed_over_at {
-            None => {
-                self.handed_over_at = Some(self.now);
-                self.hung_write = self.unpersisted.front().map(|(number, ..)| *number);
-                self.standing.slow_disk_handovers += 1;
-                if let Some(target) = self.best_follower() {
-                    self.raw.transfer_leader(target);
-                }
-            }
-            Some(at) if self.now.saturating_sub(at) >= Duration::from_millis(150) => {
-                let term = self.raw.raft.term;
-                self.raw.raft.become_follower(term, 0);
-                self.handed_over_at = None;
-            }
-            Some(_) => {}
+        if self.handed_over_at.is_none() {
+            self.hung_write = self.unpersisted.front().map(|(number, ..)| *number);
+            self.standing.slow_disk_handovers += 1;
         }
+        let since = *self.handed_over_at.get_or_insert(self.now);
+        if self.now.saturating_sub(since) < limits::HAND_OVER_SLOW_DISK {
+            self.hand_over();
+            return;
+        }
+        let term = self.raw.raft.term;
+        self.raw.raft.become_follower(term, 0);
+        self.handed_over_at = None;
     }
 
     /// A leader that handed over because of its disk cannot say what became of its writes while the disk hangs.
@@ -167,6 +176,9 @@ impl<W, R: LogReader> Replica<W, R> {
                     self.hung_write = None;
                     // Not the error of a lost leader: that would tell clients that this member is a good one to stay with.
                     let failed = self.pending.abandon_sent(&Error::Timeout);
+                    self.fail(failed);
+                    // They came while this member led. Sent now, they too would wait for its disk.
+                    let failed = self.pending.abandon_waiting(&Error::NoLeader);
                     self.fail(failed);
                 }
             }

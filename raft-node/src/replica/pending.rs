@@ -183,6 +183,13 @@ impl<W> Pending<W> {
         failed
     }
 
+    /// What was sent to nobody ends, undone.
+    pub fn abandon_waiting(&mut self, error: &Error) -> Vec<Failed<W>> {
+        self.waiting_bytes = 0;
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().map(|write| (write.waiter, error.clone())).collect()
+    }
+
     fn take_forwarded(&mut self, matches: impl Fn(&Forwarded<W>) -> bool, error: &Error) -> Vec<Failed<W>> {
         let requests: Vec<u64> = self
             .forwarded

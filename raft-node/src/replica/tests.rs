@@ -655,6 +655,49 @@ fn a_former_leader_whose_disk_still_hangs_tells_its_clients_once() {
 }
 
 #[test]
+fn what_waited_when_a_disk_hung_ends_undone() {
+    let mut trio = Trio::led();
+    trio.peer(1).hangs = true;
+    trio.propose(1, put("sent"), 35);
+    trio.settle();
+    // One batch is written at a time: this one waits; and nobody takes over before the disk is given up.
+    trio.propose(1, put("waits"), 36);
+    let end = trio.now + limits::HUNG_SYNC + 5 * limits::TICK;
+    while trio.now < end {
+        trio.tick(1);
+        trio.settle_if(|sent| sent.to == 1 || sent.from == 1 && !sent.is(MessageType::MsgTimeoutNow));
+    }
+    assert_eq!(trio.answer(35), Some(Answer::Failed(Error::Timeout)));
+    assert_eq!(trio.answer(36), Some(Answer::Failed(Error::NoLeader)));
+}
+
+#[test]
+fn a_slow_disk_hands_over_at_once_although_check_quorum_has_just_forgotten_everybody() {
+    let mut trio = Trio::led();
+    let run_until = |trio: &mut Trio, end: Time| {
+        while trio.now < end {
+            trio.tick(1);
+            trio.settle();
+        }
+    };
+    // Check-quorum has its own rhythm; this is somewhere between two of its beats.
+    let now = trio.now;
+    run_until(&mut trio, now + 5 * limits::TICK);
+    trio.peer(1).hangs = true;
+    let begun_at = trio.now;
+    trio.propose(1, put("slow"), 37);
+    trio.settle();
+    run_until(&mut trio, begun_at + limits::SLOW_SYNC.saturating_sub(limits::TICK));
+    assert_eq!(trio.standing(1).role, Role::Leader);
+    let progress = trio.peer(1).replica.raw.raft.mut_prs();
+    for id in [2, 3] {
+        progress.get_mut(id).unwrap().recent_active = false;
+    }
+    run_until(&mut trio, begun_at + limits::SLOW_SYNC);
+    assert!([2, 3].into_iter().any(|id| trio.standing(id).role == Role::Leader));
+}
+
+#[test]
 fn tick_never_bursts() {
     let mut trio = Trio::led();
     // A pause of a minute is one tick, whatever the clock says: a follower does not stand for election.
