@@ -69,7 +69,8 @@ pub const LEADERLESS_MAX: Duration = Duration::from_millis(500);
 /// Leases that one entry ends.
 pub const LEASES_EXPIRED_PER_TURN_MAX: usize = 1_000;
 
-/// A leader whose oldest write is not durable after this long hands leadership over.
+/// A leader whose oldest write is not durable after this long, while the others commit without it, hands leadership
+/// over.
 pub const SLOW_SYNC: Duration = Duration::from_millis(300);
 /// How long it tries to; then it steps down, and the others elect whom they like.
 pub const HAND_OVER_SLOW_DISK: Duration = Duration::from_millis(150);

@@ -143,12 +143,13 @@ impl<W, R: LogReader> Replica<W, R> {
         }
     }
 
-    /// A leader whose disk hangs hands over; if nobody takes over in time, it steps down.
+    /// A leader whose disk hangs hands over; if nobody takes over in time, it steps down. It stays when the others
+    /// commit nothing either: then their disks hang too, and a vote would take as long as a write.
     pub(super) fn watch_disk(&mut self) {
         self.abandon_if_hung();
         let since = self.unpersisted.front().map(|(_, since, _)| *since);
         let hangs = since.is_some_and(|since| self.now.saturating_sub(since) >= limits::SLOW_SYNC);
-        if !hangs || !self.leads() || self.raw.raft.prs().is_singleton() {
+        if !hangs || !self.leads() || !self.is_overtaken() {
             self.handed_over_at = None;
             return;
         }
@@ -164,6 +165,11 @@ impl<W, R: LogReader> Replica<W, R> {
         let term = self.raw.raft.term;
         self.raw.raft.become_follower(term, 0);
         self.handed_over_at = None;
+    }
+
+    /// Whether the others commit without this member: their disks are better than its own.
+    fn is_overtaken(&self) -> bool {
+        self.raw.raft.raft_log.committed > self.raw.raft.raft_log.persisted
     }
 
     /// A leader that handed over because of its disk cannot say what became of its writes while the disk hangs.

@@ -9,7 +9,7 @@
 use kv::LogEntry;
 use raft::{
     Ready,
-    eraftpb::{Entry, EntryType},
+    eraftpb::{Entry, EntryType, Message, MessageType},
 };
 
 use super::{Committed, Install, Output, Write, replica::Replica};
@@ -30,6 +30,9 @@ impl<W, R: LogReader> Replica<W, R> {
             hard_state: None,
         };
         if let Some(hard_state) = ready.hs() {
+            if hard_state.term != self.hard_state.term {
+                self.term_since = number;
+            }
             self.hard_state = hard_state.clone();
         }
         let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
@@ -44,6 +47,12 @@ impl<W, R: LogReader> Replica<W, R> {
         self.raw.mut_store().append(&group.entries);
         let committed = ready.take_committed_entries();
         let mut messages = ready.take_persisted_messages();
+        // raft-rs holds back all that a follower says. That it lives and follows promises nothing that a sync has to
+        // come before, but for the term's (etcd's raft says it at once, too); and when the disks of most followers
+        // hang for a moment, their leader must not step down for it.
+        if self.term_since < number && self.is_persisted(self.term_since) {
+            self.send(messages.extract_if(.., is_heartbeat_response).collect());
+        }
         if kv::mutants::is("ack-before-sync") {
             self.send(std::mem::take(&mut messages));
         }
@@ -100,6 +109,10 @@ impl<W, R: LogReader> Replica<W, R> {
         }
     }
 
+    fn is_persisted(&self, number: u64) -> bool {
+        self.unpersisted.front().is_none_or(|(oldest, ..)| number < *oldest)
+    }
+
     pub(super) fn persisted(&mut self, number: u64) {
         self.raw.on_persist_ready(number);
         while self.unpersisted.front().is_some_and(|(own, ..)| *own <= number) {
@@ -152,4 +165,8 @@ impl<W, R: LogReader> Replica<W, R> {
         self.raw.mut_store().truncate(to);
         Some(to)
     }
+}
+
+fn is_heartbeat_response(message: &mut Message) -> bool {
+    message.get_msg_type() == MessageType::MsgHeartbeatResponse
 }

@@ -83,6 +83,8 @@ pub struct Replica<W, R: LogReader> {
     pub(super) moves: Vec<(u64, W, Time)>,
     pub(super) flushed: EntryId,
     pub(super) hard_state: HardState,
+    /// The write that holds the hard state's term first.
+    pub(super) term_since: u64,
     pub(super) announced_commit: u64,
     pub(super) last_leader: u64,
     /// Since when there is no leader, if there was one before.
@@ -145,6 +147,7 @@ impl<W, R: LogReader> Replica<W, R> {
             moves: Vec::new(),
             flushed: EntryId::default(),
             hard_state,
+            term_since: 0,
             announced_commit: 0,
             last_leader: 0,
             leaderless_since: None,

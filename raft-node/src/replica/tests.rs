@@ -623,6 +623,31 @@ fn a_slow_disk_hands_leadership_over() {
 }
 
 #[test]
+fn when_all_disks_hang_the_leader_stays() {
+    let mut trio = Trio::led();
+    let term = trio.standing(1).term;
+    for id in IDS {
+        trio.peer(id).hangs = true;
+    }
+    trio.propose(1, put("slow"), 38);
+    let end = trio.now + 4 * limits::SLOW_SYNC;
+    while trio.now < end {
+        trio.tick(1);
+        trio.ask(2, Input::Tick);
+        trio.ask(3, Input::Tick);
+        trio.settle();
+    }
+    assert_eq!((trio.standing(1).role, trio.standing(1).term), (Role::Leader, term));
+    assert_eq!(trio.outcome(38), None);
+    for id in IDS {
+        trio.peer(id).hangs = false;
+        trio.tick(id);
+    }
+    trio.settle();
+    assert!(matches!(trio.outcome(38), Some(Ok(_))), "{:?}", trio.answer(38));
+}
+
+#[test]
 fn a_former_leader_whose_disk_still_hangs_tells_its_clients_once() {
     let mut trio = Trio::led();
     trio.peer(1).hangs = true;
