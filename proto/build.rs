@@ -2,7 +2,7 @@
 
 use std::{env, io, path::PathBuf};
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "etcd/kv.proto",
     "etcd/auth.proto",
     "etcd/rpc.proto",
@@ -10,6 +10,7 @@ const PROTOS: [&str; 7] = [
     "etcd/election.proto",
     "node/command.proto",
     "node/peer.proto",
+    "dipper/operations.proto",
 ];
 
 fn main() -> io::Result<()> {

@@ -36,6 +36,10 @@ pub struct ConnectOptions {
     pub keepalive_timeout: Duration,
     /// Where writes are sent first.
     pub writes: Writes,
+    /// Puts, gets, deletes and transactions of one endpoint share one long-lived stream: with many of them at once
+    /// each costs a fraction of a call. Default false. An endpoint that does not know such streams, as etcd's, is
+    /// called.
+    pub streams: bool,
 }
 
 impl Default for ConnectOptions {
@@ -47,6 +51,7 @@ impl Default for ConnectOptions {
             keepalive_interval: Duration::from_secs(6),
             keepalive_timeout: Duration::from_secs(2),
             writes: Writes::ToLeader,
+            streams: false,
         }
     }
 }
@@ -130,11 +135,22 @@ pub(crate) struct Terms {
     pub requires_leader: bool,
 }
 
+impl Terms {
+    /// What the server is told of the deadline: the extra second lets our own clock decide first.
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1)
+    }
+
+    pub fn millis_left(&self) -> u32 {
+        self.left().as_millis().try_into().unwrap_or(u32::MAX)
+    }
+}
+
 /// Wraps `message`, telling the server how long its answer is worth anything.
 pub(crate) fn request_under<M>(message: M, terms: Terms) -> Request<M> {
     let mut request = Request::new(message);
-    // tonic applies this limit itself too; the extra second lets our own clock decide first.
-    request.set_timeout(terms.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1));
+    // tonic applies this limit itself, too.
+    request.set_timeout(terms.left());
     if terms.requires_leader {
         let yes = MetadataValue::from_static("true");
         request.metadata_mut().insert("hasleader", yes);

@@ -15,6 +15,8 @@ use std::{error, fmt, time::Duration};
 
 use tonic::{Code, ConnectError, Status};
 
+use crate::lane::NotSent;
+
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -200,7 +202,7 @@ fn never_left(status: &Status) -> bool {
         let unsent = error
             .downcast_ref::<hyper::Error>()
             .is_some_and(hyper::Error::is_canceled);
-        if unsent || error.is::<ConnectError>() {
+        if unsent || error.is::<ConnectError>() || error.is::<NotSent>() {
             return true;
         }
         cause = error.source();

@@ -138,8 +138,8 @@ impl Put<'_> {
         let Self { client, request } = self;
         let answer = client
             .write(|endpoint, terms| {
-                let request = request_under(request.clone(), terms);
-                async move { kv(&endpoint).put(request).await }
+                let request = request.clone();
+                async move { client.attempt(&endpoint, request, terms).await }
             })
             .await?;
         client.note_header(answer.header.as_ref());
@@ -234,8 +234,8 @@ impl<'a> Get<'a> {
         let Self { client, request } = self;
         client
             .read(|endpoint, terms| {
-                let request = request_under(request.clone(), terms);
-                async move { kv(&endpoint).range(request).await }
+                let request = request.clone();
+                async move { client.attempt(&endpoint, request, terms).await }
             })
             .await
     }
@@ -318,8 +318,8 @@ impl Delete<'_> {
         let Self { client, request } = self;
         let answer = client
             .write(|endpoint, terms| {
-                let request = request_under(request.clone(), terms);
-                async move { kv(&endpoint).delete_range(request).await }
+                let request = request.clone();
+                async move { client.attempt(&endpoint, request, terms).await }
             })
             .await?;
         client.note_header(answer.header.as_ref());

@@ -25,15 +25,17 @@
 //!   [`Error::UnknownOutcome`] and decides; retrying such a write is how jetcd lost updates.
 //!
 //! It works with etcd from 3.4 on as well: nothing here depends on Dipper, except the leader hint, which is
-//! used when present. Not here: the command line (`dipperctl` is a user of this crate), locks, elections,
+//! used when present, and [`ConnectOptions::streams`], without which calls are made. Not here: the command line (`dipperctl` is a user of this crate), locks, elections,
 //! users and TLS, which come with the server's.
 
 mod client;
 mod cluster;
 mod error;
 mod kv;
+mod lane;
 mod lease;
 mod maintenance;
+mod operation;
 mod retry;
 mod route;
 mod txn;

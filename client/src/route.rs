@@ -32,10 +32,10 @@ use tonic::{
     transport::{Channel, Endpoint as TonicEndpoint, Uri},
 };
 
-use crate::{Client, ConnectOptions, Error, Writes, client::request_under};
+use crate::{Client, ConnectOptions, Error, Writes, client::request_under, lane::Lane};
 
 /// The metadata key under which a Dipper member names the leader's client URL beside an error.
-const LEADER_HINT: &str = "dipper-leader";
+pub(crate) const LEADER_HINT: &str = "dipper-leader";
 
 /// A search for the leader that found none is not repeated sooner: an election takes about this long.
 const SEARCH_AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -62,6 +62,10 @@ pub(crate) struct Endpoint {
     /// As the user wrote it.
     pub name: String,
     pub channel: Channel,
+    /// For operations that go over a stream.
+    pub lane: Lane,
+    /// It has said that it does not know such streams.
+    pub has_no_streams: AtomicBool,
     authority: String,
     /// Whether a connection was ever made: without one, nothing can have been sent.
     connected: Arc<AtomicBool>,
@@ -91,6 +95,8 @@ impl Endpoint {
         Ok(Self {
             name: name.to_owned(),
             channel,
+            lane: Lane::default(),
+            has_no_streams: AtomicBool::new(false),
             authority,
             connected,
         })

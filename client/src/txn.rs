@@ -13,8 +13,8 @@ use proto::etcdserverpb::{
 
 use crate::{
     Client, Error,
-    client::{Terms, request_under},
-    kv::{first_key, kv, prefix_pair},
+    client::Terms,
+    kv::{first_key, prefix_pair},
     route::Endpoint,
 };
 
@@ -216,8 +216,8 @@ impl Client {
     /// Sends a transaction given as etcd's message.
     pub async fn txn_with(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
         let call = |endpoint: Arc<Endpoint>, terms: Terms| {
-            let request = request_under(request.clone(), terms);
-            async move { kv(&endpoint).txn(request).await }
+            let request = request.clone();
+            async move { self.attempt(&endpoint, request, terms).await }
         };
         if only_reads(&request) {
             return self.read(call).await;

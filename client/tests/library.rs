@@ -53,6 +53,22 @@ async fn put_get_delete_and_pages() {
 }
 
 #[tokio::test]
+async fn a_server_without_streams_is_called() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let options = ConnectOptions {
+        streams: true,
+        ..ConnectOptions::default()
+    };
+    let client = Client::connect(cluster.endpoints(), options).await.unwrap();
+    let puts = (0..50).map(|number| client.put(format!("k{number}"), "v").send());
+    for put in futures_util::future::join_all(puts).await {
+        put.unwrap();
+    }
+    let found = client.get("k").prefix().count_only().send().await.unwrap();
+    assert_eq!(found.count, 50);
+}
+
+#[tokio::test]
 async fn transactions_take_one_branch() {
     let Some(cluster) = Cluster::start(1).await else { return };
     let client = cluster.client().await;

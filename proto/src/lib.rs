@@ -11,7 +11,7 @@ pub mod range;
 pub use error::{Code, Error};
 pub use range::KeyRange;
 
-/// Generated from `proto/etcd` and `proto/node`; exists only in OUT_DIR.
+/// Generated from `proto/etcd`, `proto/node` and `proto/dipper`; exists only in OUT_DIR.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 mod generated {
     pub mod mvccpb {
@@ -33,10 +33,13 @@ mod generated {
         pub mod node {
             include!(concat!(env!("OUT_DIR"), "/dipper.node.rs"));
         }
+        pub mod operations {
+            include!(concat!(env!("OUT_DIR"), "/dipper.operations.rs"));
+        }
     }
 }
 
-pub use generated::{authpb, dipper::node, etcdserverpb, mvccpb, v3electionpb, v3lockpb};
+pub use generated::{authpb, dipper::node, dipper::operations, etcdserverpb, mvccpb, v3electionpb, v3lockpb};
 
 /// The version of [`node::CommandBatch`] that this build writes, and the newest that it can apply.
 pub const COMMAND_VERSION: u32 = 1;

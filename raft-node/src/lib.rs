@@ -20,6 +20,7 @@ pub mod inbox;
 pub mod limits;
 pub mod log;
 pub mod log_output;
+pub mod mailbox;
 pub mod metrics;
 pub mod node;
 pub mod open_files;

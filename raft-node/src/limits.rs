@@ -104,6 +104,9 @@ pub const STOP_MAX: Duration = Duration::from_secs(5);
 pub const STOP_DRAIN: Duration = Duration::from_secs(3);
 /// How long a stopping leader waits for another one.
 pub const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+/// A leader that has handed over listens for so long at least before it stops: writes that members had sent it before
+/// they heard of the next leader must be told that they were not done.
+pub const LATE_FORWARDS: Duration = Duration::from_millis(150);
 /// Threads for reads that may touch the disk.
 pub const BLOCKING_THREADS: usize = 8;
 /// Reads that wait for such a thread or run on it.
@@ -232,6 +235,13 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 100_000;
 /// Requests that a client may reset before they were looked at: more is an attack on HTTP/2 (rapid reset), fewer
 /// would cut off a client that cancels its watches.
 pub const RESET_STREAMS_MAX: usize = 1_000;
+/// Operations of one stream at once: what a client needs to keep a member busy over a few milliseconds, and few
+/// enough for five such clients to stay within `PROPOSALS_WAITING_MAX`.
+pub const OPERATIONS_IN_FLIGHT_MAX: usize = 4_096;
+/// Their bytes; one operation may be larger. The stream reads no further request above it.
+pub const OPERATIONS_BYTES_MAX: usize = 4 << 20;
+/// Bytes of outcomes in one response of such a stream, the last one aside.
+pub const OUTCOMES_CHUNK_BYTES: usize = 64 << 10;
 /// What a request may be larger on the wire than max-request-bytes: etcd's allowance for gRPC's own framing.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// Bytes in one message of a RangeStream: large enough to be cheap, small enough for 1,000 slow readers.
@@ -246,6 +256,8 @@ pub const FRAME_BYTES_MAX: u32 = 1 << 20;
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_hours(2);
 /// How long a ping's answer may take, as etcd's.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection whose every request is answered waits for its client to close it, too.
+pub const LINGER_MAX: Duration = Duration::from_millis(200);
 /// The accept loop's pause after an error such as "too many open files": it would spin otherwise.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A watch whose catch-up read found the blocking pool full asks again after this.

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   apply, raft thread --Outcomes::add--> Returns of each runtime --one notify--> its task --> requests
+//!                                     --> Mailbox of a stream     --one notify--> the stream
 //! ```
 
 use std::{
@@ -18,7 +19,7 @@ use kv::Response;
 use proto::Error;
 use tokio::sync::{Notify, oneshot};
 
-use crate::replica::Answer;
+use crate::{mailbox::Mailbox, replica::Answer};
 
 /// What a request is told.
 #[derive(Debug)]
@@ -29,10 +30,16 @@ pub enum Outcome {
 
 /// Who waits for an input's outcome.
 pub struct Reply {
-    waiter: oneshot::Sender<Outcome>,
-    returns: Arc<Returns>,
+    to: Address,
     /// When the request asked.
     pub since: Instant,
+}
+
+/// Where an outcome goes.
+enum Address {
+    Request(oneshot::Sender<Outcome>, Arc<Returns>),
+    /// An operation of a stream, under its id.
+    Stream(Arc<Mailbox>, u64),
 }
 
 /// Outcomes on their way to one runtime.
@@ -53,14 +60,15 @@ impl Reply {
     pub fn new() -> (Self, oneshot::Receiver<Outcome>) {
         let returns = OWN.with_borrow_mut(|own| Arc::clone(own.get_or_insert_with(Returns::start)));
         let (waiter, outcome) = oneshot::channel();
-        (
-            Self {
-                waiter,
-                returns,
-                since: Instant::now(),
-            },
-            outcome,
-        )
+        let since = Instant::now();
+        let to = Address::Request(waiter, returns);
+        (Self { to, since }, outcome)
+    }
+
+    /// For a write of a stream; it ends in the mailbox.
+    pub fn to_stream(mailbox: Arc<Mailbox>, id: u64, since: Instant) -> Self {
+        let to = Address::Stream(mailbox, id);
+        Self { to, since }
     }
 }
 
@@ -86,31 +94,54 @@ impl Returns {
     }
 }
 
+impl Outcome {
+    /// What became of a write.
+    pub fn written(self) -> Result<Response, Error> {
+        match self {
+            Self::Written(result) => result,
+            Self::Answered(Answer::Failed(error)) => Err(error),
+            Self::Answered(answer) => unreachable!("a write ends applied or failed, not as {answer:?}"),
+        }
+    }
+}
+
 /// The outcomes of one batch.
 #[derive(Default)]
 pub struct Outcomes {
-    touched: Vec<Arc<Returns>>,
+    runtimes: Vec<Arc<Returns>>,
+    streams: Vec<Arc<Mailbox>>,
 }
 
 impl Outcomes {
     /// Adds one; it leaves with [`Self::send`].
     pub fn add(&mut self, reply: Reply, outcome: Outcome) {
-        let Reply { waiter, returns, .. } = reply;
-        returns
-            .outcomes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((waiter, outcome));
-        // A handful of runtimes at most: a search beats a map.
-        if !self.touched.iter().any(|own| Arc::ptr_eq(own, &returns)) {
-            self.touched.push(returns);
+        match reply.to {
+            Address::Request(waiter, returns) => {
+                let outcomes = returns.outcomes.lock();
+                outcomes.unwrap_or_else(PoisonError::into_inner).push((waiter, outcome));
+                touch(&mut self.runtimes, returns);
+            }
+            Address::Stream(mailbox, id) => {
+                mailbox.put((id, outcome.written()));
+                touch(&mut self.streams, mailbox);
+            }
         }
     }
 
-    /// Wakes each runtime that has something, once.
+    /// Wakes each runtime and each stream that has something, once.
     pub fn send(&mut self) {
-        for returns in self.touched.drain(..) {
+        for returns in self.runtimes.drain(..) {
             returns.arrived.notify_one();
         }
+        for mailbox in self.streams.drain(..) {
+            mailbox.announce();
+        }
+    }
+}
+
+/// Notes a receiver, once. There are a handful at most: a search beats a map.
+fn touch<T>(touched: &mut Vec<Arc<T>>, receiver: Arc<T>) {
+    if !touched.iter().any(|own| Arc::ptr_eq(own, &receiver)) {
+        touched.push(receiver);
     }
 }

@@ -51,11 +51,10 @@ impl<M: Member> Context<M> {
     /// Counts and admits a call.
     pub fn begin(&self, rpc: Rpc, metadata: &MetadataMap) -> Result<Call<'_, M>, Status> {
         let started = self.counters.start(rpc);
-        let timeout = client_timeout(metadata).map_or(self.member.limits().request_timeout, in_time);
         let call = Call {
             context: self,
             started,
-            deadline: Instant::now() + timeout.min(DEADLINE_MAX),
+            deadline: self.deadline(client_timeout(metadata)),
         };
         match self.admit(metadata) {
             Ok(()) => Ok(call),
@@ -63,11 +62,16 @@ impl<M: Member> Context<M> {
         }
     }
 
+    /// When the answer to a client that waits for so long is of no use any more.
+    pub fn deadline(&self, timeout: Option<Duration>) -> Instant {
+        let timeout = timeout.map_or(self.member.limits().request_timeout, in_time);
+        Instant::now() + timeout.min(DEADLINE_MAX)
+    }
+
     /// The status that tells a client of `error`.
     pub fn status(&self, error: &Error) -> Status {
         let mut status = Status::new(Code::from_i32(error.code() as i32), error.text());
-        let leader_would_help = status.code() == Code::Unavailable || *error == Error::NotLeader;
-        if let Some(url) = leader_would_help.then(|| self.leader_url()).flatten() {
+        if let Some(url) = self.hint(error) {
             // A URL that cannot be a header value cannot be followed either.
             if let Ok(url) = MetadataValue::try_from(url) {
                 status.metadata_mut().insert(LEADER_KEY, url);
@@ -84,6 +88,12 @@ impl<M: Member> Context<M> {
             return Err(Error::NoLeader);
         }
         Ok(())
+    }
+
+    /// The leader's client URL, if the leader could have done better.
+    pub fn hint(&self, error: &Error) -> Option<String> {
+        let leader_would_help = Code::from_i32(error.code() as i32) == Code::Unavailable || *error == Error::NotLeader;
+        leader_would_help.then(|| self.leader_url()).flatten()
     }
 
     fn leader_url(&self) -> Option<String> {

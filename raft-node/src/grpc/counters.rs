@@ -63,6 +63,7 @@ rpcs! {
     DeleteRange "etcdserverpb.KV" unary;
     Txn "etcdserverpb.KV" unary;
     Compact "etcdserverpb.KV" unary;
+    Stream "dipper.operations.Operations" bidi;
     Watch "etcdserverpb.Watch" bidi;
     LeaseGrant "etcdserverpb.Lease" unary;
     LeaseRevoke "etcdserverpb.Lease" unary;
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(counters.started(Rpc::Put), 2);
         assert_eq!(counters.handled(Rpc::Put, Code::Ok), 1);
         assert_eq!(counters.handled(Rpc::Put, Code::Cancelled), 1);
-        assert_eq!(Rpc::ALL.len(), 49);
+        assert_eq!(Rpc::ALL.len(), 50);
         assert_eq!(Rpc::ALL[Rpc::Resign as usize], Rpc::Resign);
     }
 }

@@ -117,7 +117,7 @@ async fn compact<M: Member>(
     }
 }
 
-async fn txn<M: Member>(member: &M, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
+pub async fn txn<M: Member>(member: &M, request: TxnRequest, deadline: Instant) -> Result<TxnResponse, Error> {
     let read = check::txn_read(&request);
     if read == TxnRead::No {
         return match write(member, Op::Txn(request), deadline).await? {
@@ -143,14 +143,20 @@ async fn txn<M: Member>(member: &M, request: TxnRequest, deadline: Instant) -> R
 
 /// Checks and proposes one write.
 pub async fn write<M: Member>(member: &M, op: Op, deadline: Instant) -> Result<Applied, Error> {
+    let command = admitted(member, op)?;
+    member.propose(command, deadline).await
+}
+
+/// A write that may be proposed.
+pub fn admitted<M: Member>(member: &M, op: Op) -> Result<Command, Error> {
     let command = Command { op: Some(op) };
     check::quota(member, &command)?;
     check::validity(member.limits(), &command)?;
     check::size(member.limits(), &command)?;
-    member.propose(command, deadline).await
+    Ok(command)
 }
 
-async fn range<M: Member>(member: &M, request: RangeRequest, deadline: Instant) -> Result<RangeResponse, Error> {
+pub async fn range<M: Member>(member: &M, request: RangeRequest, deadline: Instant) -> Result<RangeResponse, Error> {
     ::kv::check_range(&request)?;
     let view = view_for(member, &request, deadline).await?;
     let result = match view.range_cached(&request) {

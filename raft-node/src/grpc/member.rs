@@ -3,7 +3,7 @@
 //!
 //! Not a second state machine: no method says what a command means.
 
-use crate::watchers::Watchers;
+use crate::{mailbox::Mailbox, watchers::Watchers};
 use kv::{Response, View, engine::Engine};
 use proto::{Error, node::Command};
 use std::{future::Future, sync::Arc, time::Duration};
@@ -66,6 +66,9 @@ pub trait Member: Send + Sync + 'static {
     fn limits(&self) -> &Limits;
     /// Replicates and applies `command`; forwards it when another member leads.
     fn propose(&self, command: Command, deadline: Instant) -> impl Future<Output = Result<Response, Error>> + Send;
+    /// As [`Self::propose`], for many commands: each outcome arrives in `to`, under its command's id. The ids of those
+    /// that found no place are returned; they were not proposed.
+    fn submit(&self, commands: Vec<(u64, Command, Instant)>, to: &Arc<Mailbox>) -> Vec<u64>;
     /// A View that holds every write that was acknowledged anywhere before the call.
     fn read_index(&self, deadline: Instant) -> impl Future<Output = Result<Arc<View<Self::Engine>>, Error>> + Send;
     /// The latest published View.

@@ -24,6 +24,7 @@ mod kv;
 mod lease;
 mod maintenance;
 pub mod member;
+mod operations;
 mod pulled;
 mod replies;
 pub mod reply;

@@ -10,7 +10,7 @@ use super::{
     exact::{self, Exact, ExactReply, Reply},
     kv, lease, maintenance,
     member::Member,
-    unimplemented, watch,
+    operations, unimplemented, watch,
 };
 use crate::limits::GRPC_OVERHEAD_BYTES;
 use hyper::{body::Incoming, service::Service};
@@ -18,7 +18,10 @@ use proto::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
     maintenance_server::MaintenanceServer,
 };
-use proto::{v3electionpb::election_server::ElectionServer, v3lockpb::lock_server::LockServer};
+use proto::{
+    operations::operations_server::OperationsServer, v3electionpb::election_server::ElectionServer,
+    v3lockpb::lock_server::LockServer,
+};
 use std::{
     convert::Infallible,
     future::Future,
@@ -50,7 +53,7 @@ impl<M: Member> Clone for Services<M> {
 }
 
 impl<M: Member> Services<M> {
-    /// etcd's services, and `http` beside them, which has no fallback.
+    /// etcd's services and our own, and `http` beside them, which has no fallback.
     pub(super) fn new(context: &Context<M>, health: HealthService, http: axum::Router) -> Self {
         let limit = context.member.limits().max_request_bytes + GRPC_OVERHEAD_BYTES;
         // A macro, because tonic generates the two setters on each server and on no trait.
@@ -65,6 +68,7 @@ impl<M: Member> Services<M> {
         }
         let others = Routes::default()
             .add_service(Exact::new(watch::Watch::new(context.clone(), limit)))
+            .add_service(sized!(OperationsServer, operations::Operations(context.clone())))
             .add_service(sized!(LeaseServer, lease::Lease(context.clone())))
             .add_service(sized!(ClusterServer, cluster::Cluster(context.clone())))
             .add_service(sized!(MaintenanceServer, maintenance::Maintenance(context.clone())))

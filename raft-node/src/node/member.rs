@@ -11,8 +11,9 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Node;
 use crate::{
-    driver::View,
+    driver::{Reply, View},
     grpc::{Identity, Limits, Member, Standing},
+    mailbox::Mailbox,
     replica::{Answer, Input},
     watchers::Watchers,
 };
@@ -30,6 +31,24 @@ impl Member for Node {
 
     async fn propose(&self, command: Command, deadline: Instant) -> Result<Response, Error> {
         self.write(command, deadline).await
+    }
+
+    fn submit(&self, commands: Vec<(u64, Command, Instant)>, to: &Arc<Mailbox>) -> Vec<u64> {
+        let since = std::time::Instant::now();
+        let mut refused = Vec::new();
+        for (id, command, deadline) in commands {
+            let waiter = Reply::to_stream(Arc::clone(to), id, since);
+            let deadline = self.time(deadline);
+            let input = Input::Propose {
+                command,
+                waiter,
+                deadline,
+            };
+            if self.inbox.push_patiently(input, 1).is_err() {
+                refused.push(id);
+            }
+        }
+        refused
     }
 
     async fn read_index(&self, deadline: Instant) -> Result<Arc<View>, Error> {

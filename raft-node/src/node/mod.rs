@@ -16,6 +16,7 @@ mod start;
 use std::{
     net::{SocketAddr, TcpListener},
     sync::{Arc, atomic::AtomicU64},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -104,18 +105,12 @@ impl Node {
     }
 
     async fn write(&self, command: Command, deadline: tokio::time::Instant) -> Result<kv::Response, Error> {
-        match self
-            .ask(deadline, |waiter, deadline| Input::Propose {
-                command,
-                waiter,
-                deadline,
-            })
-            .await?
-        {
-            Outcome::Written(result) => result,
-            Outcome::Answered(Answer::Failed(error)) => Err(error),
-            Outcome::Answered(answer) => unreachable!("a write ends applied or failed, not as {answer:?}"),
-        }
+        let propose = |waiter, deadline| Input::Propose {
+            command,
+            waiter,
+            deadline,
+        };
+        self.ask(deadline, propose).await?.written()
     }
 
     /// Replicates a command of this member's own.
@@ -147,7 +142,8 @@ impl Running {
     pub async fn stop(self, logger: &Logger) {
         info!(logger, "stopping: no new connections are taken");
         let give_up = tokio::time::Instant::now() + limits::STOP_DRAIN;
-        self.node.hand_over(logger).await;
+        let is_former_leader = self.node.hand_over(logger).await;
+        let late_forwards = Instant::now() + limits::LATE_FORWARDS;
         self.node.stopping.send_replace(true);
         let inbox = Arc::clone(&self.node.inbox);
         self.background.spawn(async move {
@@ -157,6 +153,9 @@ impl Running {
         let finish = move || {
             self.server.stop((give_up + limits::ANSWER_GRACE).into_std());
             self.background.shutdown_timeout(Duration::from_millis(500));
+            if is_former_leader {
+                thread::sleep(late_forwards.saturating_duration_since(Instant::now()));
+            }
             self.driver.stop();
             drop(self.node);
             if let Ok(peers) = Arc::try_unwrap(self.peers) {
@@ -171,11 +170,11 @@ impl Running {
 }
 
 impl Node {
-    /// Gives leadership away, if this member has it. Requests go on meanwhile: nobody needs to fail.
-    async fn hand_over(&self, logger: &Logger) {
+    /// Gives leadership away, if this member has it; whether it had. Requests go on meanwhile: nobody needs to fail.
+    async fn hand_over(&self, logger: &Logger) -> bool {
         let status = self.published.status.load_full();
         if !status.is_leader() || status.voters.len() < 2 {
-            return;
+            return false;
         }
         let deadline = tokio::time::Instant::now() + limits::HAND_OVER_MAX;
         let moved = self.question(deadline, |waiter, deadline| Input::MoveLeader {
@@ -187,6 +186,7 @@ impl Node {
             Ok(_) => info!(logger, "leadership handed over"),
             Err(error) => warn!(logger, "leadership could not be handed over"; "error" => %error),
         }
+        true
     }
 }
 

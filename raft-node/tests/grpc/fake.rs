@@ -9,6 +9,7 @@ use proto::{
 };
 use raft_node::{
     grpc::{Identity, Limits, Member, RpcCounters, ServerHandle, Standing, serve},
+    mailbox::{Mailbox, Written},
     watchers::Watchers,
 };
 use std::{
@@ -37,12 +38,14 @@ pub struct Fake {
     pub serving: watch::Sender<bool>,
     pub stopping: watch::Sender<bool>,
     lease_ids: AtomicI64,
-    /// While on, new Views are published but nobody is told.
+    /// While on, new Views are published but nobody is told, nor of outcomes that were submitted.
     pub silent: AtomicBool,
     /// Reads that the pool refuses before it takes one.
     pub refused_reads: AtomicU64,
     pub pool_reads: AtomicU64,
     pub moved_to: AtomicU64,
+    pub submitted: AtomicU64,
+    held: Mutex<Vec<(Arc<Mailbox>, Written)>>,
 }
 
 struct State {
@@ -104,6 +107,8 @@ impl Fake {
             refused_reads: AtomicU64::new(0),
             pool_reads: AtomicU64::new(0),
             moved_to: AtomicU64::new(0),
+            submitted: AtomicU64::new(0),
+            held: Mutex::default(),
         }
     }
 
@@ -132,6 +137,15 @@ impl Fake {
             self.watchers.published(&state.store.view());
         }
         outcomes.remove(0).results.remove(0)
+    }
+
+    /// Ends a silence for streams of operations.
+    pub fn release(&self) {
+        self.silent.store(false, Ordering::SeqCst);
+        for (mailbox, written) in self.held.lock().unwrap().drain(..) {
+            mailbox.put(written);
+            mailbox.announce();
+        }
     }
 
     /// Ends a silence.
@@ -163,6 +177,20 @@ impl Member for Fake {
         } else {
             self.apply(command)
         }
+    }
+
+    fn submit(&self, commands: Vec<(u64, Command, Instant)>, to: &Arc<Mailbox>) -> Vec<u64> {
+        self.submitted.fetch_add(commands.len() as u64, Ordering::SeqCst);
+        for (id, command, _) in commands {
+            let written = (id, self.apply(command));
+            if self.silent.load(Ordering::SeqCst) {
+                self.held.lock().unwrap().push((Arc::clone(to), written));
+            } else {
+                to.put(written);
+            }
+        }
+        to.announce();
+        Vec::new()
     }
 
     async fn read_index(&self, _: Instant) -> Result<Arc<View<MemoryEngine>>, Error> {

@@ -6,5 +6,6 @@
 mod fake;
 mod kv_service;
 mod lease_service;
+mod operations_service;
 mod serving;
 mod watch_service;
