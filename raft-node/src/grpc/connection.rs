@@ -1,19 +1,26 @@
 //! A client's TCP connection, counted: how many are open (they take file descriptors that the state needs, too)
 //! and how many bytes went each way. Below HTTP/2, so it sees what the wire sees.
+//!
+//! It is closed as a connection should be: first our half, and the rest when the client has closed his, too. A socket
+//! that is closed while bytes still come (a window update is enough) answers them with a reset, and a client that
+//! meets the reset before it has read the last replies takes its requests for lost.
 
 use super::authority::FirstRequest;
+use crate::limits::LINGER_MAX;
 use std::{
+    future::Future,
     io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 /// What all client connections of a member did.
@@ -74,6 +81,8 @@ pub(super) struct Connection {
     stream: TcpStream,
     place: Place,
     first_request: FirstRequest,
+    /// Since our half is closed: when the client's must be.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
@@ -83,6 +92,7 @@ impl Connection {
             stream: TcpStream::from_std(stream)?,
             place,
             first_request: FirstRequest::Preface(0),
+            lingering: None,
         })
     }
 
@@ -128,7 +138,21 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        let until = this.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER_MAX)));
+        let mut scratch = [0; 4096];
+        loop {
+            let mut unwanted = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut unwanted) {
+                Poll::Ready(Ok(())) if !unwanted.filled().is_empty() => {}
+                // He has closed it, or it is broken, which is the same now.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return until.as_mut().poll(cx).map(Ok),
+            }
+        }
     }
 }

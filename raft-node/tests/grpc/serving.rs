@@ -237,6 +237,29 @@ async fn http_1_is_served_on_the_same_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_not_reset_under_a_client_that_still_writes() {
+    let served = Served::start();
+    let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
+    let request = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.contains("{\"health\":\"true\"}"), "{reply}");
+    // The server's half is closed. A reset would answer the first of these, and the second would fail.
+    for _ in 0..2 {
+        stream.write_all(b"more").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // But it does not wait for ever.
+    let closed = async {
+        while stream.write_all(b"more").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), closed).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stopping_waits_for_the_deadline_and_not_longer() {
     let mut served = Served::start();
     let mut kv = KvClient::new(served.channel.clone());
