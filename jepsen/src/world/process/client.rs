@@ -19,14 +19,23 @@ use crate::{
 
 /// A client of one member; must be made inside a runtime.
 pub fn pinned(member: usize, is_etcd: bool, call_deadline: Duration) -> Result<Client> {
-    connect(&[member], Writes::ToEndpoints, is_etcd, call_deadline)
+    connect(&[member], Writes::ToEndpoints, Way::Calls, is_etcd, call_deadline)
+}
+
+/// How a client's operations travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Calls,
+    /// Over one stream for each member; etcd has none.
+    Streams,
 }
 
 /// A client that may ask any of `members`, as applications do.
-pub fn connect(members: &[usize], writes: Writes, is_etcd: bool, call_deadline: Duration) -> Result<Client> {
+pub fn connect(members: &[usize], writes: Writes, way: Way, is_etcd: bool, call_deadline: Duration) -> Result<Client> {
     let mut options = ConnectOptions {
         call_deadline,
         writes,
+        streams: way == Way::Streams,
         ..ConnectOptions::default()
     };
     if !is_etcd {

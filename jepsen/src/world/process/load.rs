@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use dipper_client::Client;
+use dipper_client::{Client, Writes};
 use tokio::{
     sync::watch,
     task::{JoinHandle, LocalSet},
@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    client::{Service, perform, pinned},
+    client::{Service, Way, connect, perform},
     clock::Clock,
     command::{Result, failed},
     finale::Finale,
@@ -157,9 +157,16 @@ async fn run(
     let next_watcher = Rc::new(Cell::new(plan.members as u32));
     let mut asking = Vec::new();
     for number in 0..plan.clients {
+        let member = number % plan.members;
+        // Both ways meet at every member, also when members and clients have a common divisor.
+        let way = if (number / plan.members).is_multiple_of(2) {
+            Way::Calls
+        } else {
+            Way::Streams
+        };
         let asker = Asker {
-            client: pinned(number % plan.members, plan.is_etcd, plan.call_deadline)?,
-            member: number % plan.members,
+            client: connect(&[member], Writes::ToEndpoints, way, plan.is_etcd, plan.call_deadline)?,
+            member,
             process: number as u32,
             next_process: Rc::clone(&next_process),
             plan: Rc::clone(&plan),

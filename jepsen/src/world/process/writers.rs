@@ -1,7 +1,8 @@
 //! Clients as applications have them, which write and note when they were answered: no history, so that they
 //! cost little beside what they measure.
 //!
-//! Each knows all endpoints, a different one first, and half of them the leader once they have asked. Not here: what the
+//! Each knows all endpoints, a different one first, and half of them the leader once they have asked; half of each
+//! kind use streams. Not here: what the
 //! times mean (`failover`, `steady`).
 
 use std::{
@@ -17,7 +18,7 @@ use dipper_client::{Client, Writes};
 use tokio::task::LocalSet;
 
 use super::{
-    client::connect,
+    client::{Way, connect},
     clock::Clock,
     command::{Error, Result, failed},
 };
@@ -78,7 +79,8 @@ async fn write_all(
         } else {
             Writes::ToEndpoints
         };
-        let connection = connect(&order, writes, is_etcd, Duration::from_secs(5))?;
+        let way = if client % 4 < 2 { Way::Calls } else { Way::Streams };
+        let connection = connect(&order, writes, way, is_etcd, Duration::from_secs(5))?;
         tasks.push(tokio::task::spawn_local(write(
             client,
             connection,

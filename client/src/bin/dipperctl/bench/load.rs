@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dipper_client::{Client, ConnectOptions, Error, Writes};
+use dipper_client::{Client, Compare, ConnectOptions, Error, Writes, etcdserverpb::response_op::Response};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -78,11 +78,20 @@ impl Outcome {
     }
 }
 
+/// What an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Put,
+    Range,
+    /// As Kubernetes writes: if nobody has changed the key since, put, else read it. Each client has keys of its own.
+    Txn,
+}
+
 /// A run that is about to begin.
 #[derive(Debug)]
 pub struct Plan {
     settings: Settings,
-    writes: bool,
+    kind: Kind,
     endpoints: Vec<String>,
     options: ConnectOptions,
     next: AtomicU64,
@@ -90,16 +99,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(settings: Settings, writes: bool, global: &Global) -> Self {
+    pub fn new(settings: Settings, kind: Kind, global: &Global) -> Self {
         // A connection stays with its endpoint, so that the load is spread as it was asked for.
         let options = ConnectOptions {
             writes: Writes::ToEndpoints,
+            streams: settings.stream,
             ..global.options()
         };
         let endpoints = global.endpoints.clone();
         Self {
             settings,
-            writes,
+            kind,
             endpoints,
             options,
             next: AtomicU64::new(0),
@@ -196,6 +206,9 @@ impl Plan {
 struct Worker {
     plan: Arc<Plan>,
     client: Client,
+    number: u64,
+    /// Of the keys that it wrote by transactions.
+    revisions: BTreeMap<u64, i64>,
     random: u64,
     value: Bytes,
     outcome: Outcome,
@@ -206,6 +219,8 @@ impl Worker {
         let mut worker = Self {
             plan,
             client,
+            number: number as u64,
+            revisions: BTreeMap::new(),
             random: 0,
             value: Bytes::new(),
             outcome: Outcome::new(),
@@ -243,8 +258,11 @@ impl Worker {
     }
 
     async fn operate(&mut self, number: u64) -> Result<(), Error> {
+        if self.plan.kind == Kind::Txn {
+            return self.swap().await;
+        }
         let key = self.key(number);
-        if self.plan.writes {
+        if self.plan.kind == Kind::Put {
             return self.client.put(key, self.value.clone()).send().await.map(drop);
         }
         let settings = &self.plan.settings;
@@ -261,6 +279,32 @@ impl Worker {
             get = get.count_only();
         }
         get.send().await.map(drop)
+    }
+
+    async fn swap(&mut self) -> Result<(), Error> {
+        let Settings {
+            key_size: width,
+            key_space_size: space,
+            clients,
+            ..
+        } = self.plan.settings;
+        let clients = clients as u64;
+        let index = self.draw() % (space / clients).max(1) * clients + self.number;
+        let key = format!("{index:0width$}");
+        let known = self.revisions.get(&index).copied().unwrap_or(0);
+        let txn = self.client.txn().when(Compare::mod_revision(key.clone()).equal(known));
+        let reply = txn
+            .then_put(key.clone(), self.value.clone())
+            .or_else_get(key)
+            .send()
+            .await?;
+        let found = match reply.responses.first().and_then(|first| first.response.as_ref()) {
+            // A key of a run before this one: known from now on.
+            Some(Response::ResponseRange(range)) => range.kvs.first().map_or(0, |kv| kv.mod_revision),
+            _ => reply.header.map_or(0, |header| header.revision),
+        };
+        self.revisions.insert(index, found);
+        Ok(())
     }
 
     /// A key of exactly the wanted size, as long as the number fits into it.

@@ -1,9 +1,10 @@
-//! `bench put|range|watch`: closed-loop clients, or watchers, against a cluster; rate, percentiles, and what an
-//! operation (of watchers: a delivered event) costs in CPU here and in the servers.
+//! `bench put|range|txn|watch|lease`: closed-loop clients, watchers, or leases that end, against a cluster; rate,
+//! percentiles, and what an operation (of watchers: a delivered event) costs in CPU here and in the servers.
 //!
-//! `load` makes the requests, `watch` fans events out, `processes` reads what the kernel counted, `report`
+//! `load` makes the requests, `watch` fans events out, `lease` lets leases expire, `processes` reads what the kernel counted, `report`
 //! prints. Not here: a verdict. Compare two systems in one run on one machine, alternating.
 
+mod lease;
 mod load;
 mod processes;
 mod report;
@@ -13,11 +14,18 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use self::{load::Plan, processes::Usage, report::Report};
+use self::{
+    load::{Kind, Outcome, Plan},
+    processes::Usage,
+    report::Report,
+};
 use crate::{
     failure::Failure,
     global::{Global, duration},
 };
+
+/// What a run did, and what it cost here and in the servers.
+type Measured = (Outcome, Usage, Usage);
 
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -31,11 +39,16 @@ pub enum Operation {
     Put(Settings),
     /// Reads keys that `bench put` wrote, or one given range
     Range(Settings),
+    /// Compares and puts keys, as Kubernetes does
+    Txn(Settings),
+    /// Grants leases with a key each and waits until they are gone; the latency counts from when the last was due
+    Lease(lease::Settings),
     /// Writes one key that many watch; an operation is one event that reached one watch
     Watch(watch::Settings),
 }
 
 #[derive(Clone, Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Settings {
     /// `range` only: a key, and the excluded end of a range ("\0": no end)
     pub range: Vec<String>,
@@ -48,6 +61,9 @@ pub struct Settings {
     /// Threads that the clients share
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
+    /// Operations go over one long-lived stream for each connection instead of a call each
+    #[arg(long)]
+    pub stream: bool,
     /// Operations to do
     #[arg(long, default_value_t = 10_000, conflicts_with = "seconds")]
     pub total: u64,
@@ -94,42 +110,39 @@ fn seconds(text: &str) -> Result<Duration, String> {
 impl Bench {
     pub fn run(self, global: &Global) -> Result<(), Failure> {
         let output = global.output()?;
-        let (settings, writes) = match &self.operation {
-            Operation::Put(settings) => (settings.clone(), true),
-            Operation::Range(settings) => (settings.clone(), false),
-            Operation::Watch(settings) => {
-                let (outcome, client, servers) = watch::run(settings.clone(), global)?;
-                let servers = (!settings.server_pids.is_empty()).then_some(servers);
-                return Report {
-                    outcome,
-                    client,
-                    servers,
-                }
-                .print(output.format);
+        let report = |(outcome, client, servers): Measured, pids: &[u32]| {
+            let servers = (!pids.is_empty()).then_some(servers);
+            Report {
+                outcome,
+                client,
+                servers,
             }
+            .print(output.format)
+        };
+        let (settings, kind) = match &self.operation {
+            Operation::Put(settings) => (settings.clone(), Kind::Put),
+            Operation::Range(settings) => (settings.clone(), Kind::Range),
+            Operation::Txn(settings) => (settings.clone(), Kind::Txn),
+            Operation::Watch(settings) => return report(watch::run(settings.clone(), global)?, &settings.server_pids),
+            Operation::Lease(settings) => return report(lease::run(settings, global)?, &settings.server_pids),
         };
         if settings.clients == 0 || settings.conns == 0 || settings.threads == 0 || settings.key_space_size == 0 {
             return Err(Failure::arguments(
                 "--clients, --conns, --threads and --key-space-size must not be 0",
             ));
         }
-        if writes && !settings.range.is_empty() {
+        if kind != Kind::Range && !settings.range.is_empty() {
             return Err(Failure::arguments(
-                "bench put takes no key: see --key-size and --key-space-size",
+                "only bench range takes a key: see --key-size and --key-space-size",
             ));
         }
         let servers = settings.server_pids.clone();
         let before = (Usage::of_self()?, Usage::of_all(&servers)?);
-        let outcome = Plan::new(settings, writes, global).run()?;
-        let client = Usage::of_self()?.since(before.0);
-        let servers = (!servers.is_empty())
-            .then(|| Usage::of_all(&servers).map(|usage| usage.since(before.1)))
-            .transpose()?;
-        Report {
-            outcome,
-            client,
-            servers,
-        }
-        .print(output.format)
+        let outcome = Plan::new(settings, kind, global).run()?;
+        let cost = (
+            Usage::of_self()?.since(before.0),
+            Usage::of_all(&servers)?.since(before.1),
+        );
+        report((outcome, cost.0, cost.1), &servers)
     }
 }

@@ -30,7 +30,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
-use super::{load::Outcome, processes::Usage, seconds};
+use super::{Measured, load::Outcome, processes::Usage, seconds};
 use crate::{
     failure::{Exit, Failure},
     global::Global,
@@ -78,9 +78,6 @@ pub struct Settings {
     #[arg(long, value_delimiter = ',')]
     pub server_pids: Vec<u32>,
 }
-
-/// What a run did, and what it cost here and in the servers.
-pub type Measured = (Outcome, Usage, Usage);
 
 /// What the threads of a run share.
 struct Run {
