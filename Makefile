@@ -70,7 +70,7 @@ sim: setup ## a thousand simulated seeds, and how many cluster-hours a CPU-hour 
 test-large: build ## one member in 1 GiB of memory with 8 GB of data (needs root and 30 GB of disk)
 	.ci/test-large $(BIN)
 
-bench: build ## put and range, side by side with etcd 3.5.1
+bench: build ## side by side with etcd 3.5.1, within an hour; BENCH=--quick: five minutes
 	.ci/bench $(BIN)
 
 clean: ## removes the build products, RocksDB's included

@@ -393,7 +393,9 @@ pub fn machine_facts(path: &str, text: &str) -> Vec<String> {
         let found = directories.iter().find(|directory| content.contains(**directory));
         broken.extend(found.map(|directory| format!("{path}:{}: {directory} exists on one machine", line + 1)));
         if is_build_file(path) {
-            let strange = hosts(content).find(|host| !is_known_host(host));
+            // A namespace looks like a URL and is only a name.
+            let content = content.replace(concat!("xmlns=\"http", "://"), "");
+            let strange = hosts(&content).find(|host| !is_known_host(host));
             broken.extend(strange.map(|host| format!("{path}:{}: {host} may not be reachable elsewhere", line + 1)));
         }
     }
