@@ -5,6 +5,7 @@ use kv::{LogEntry, MemoryEngine, Response, Store, StoreOptions, View, engine::En
 use prost::Message;
 use proto::{
     Error,
+    etcdserverpb::{PutRequest, RangeRequest},
     node::{Command, CommandBatch, Member as NodeMember, Membership},
 };
 use raft_node::{
@@ -52,6 +53,21 @@ struct State {
     store: Store<MemoryEngine>,
     index: u64,
     leases: BTreeMap<i64, i64>,
+}
+
+pub fn put(key: &str, value: &str) -> PutRequest {
+    PutRequest {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+        ..PutRequest::default()
+    }
+}
+
+pub fn get(key: &str) -> RangeRequest {
+    RangeRequest {
+        key: key.to_owned().into(),
+        ..RangeRequest::default()
+    }
 }
 
 pub fn limits() -> Limits {

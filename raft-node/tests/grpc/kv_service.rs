@@ -1,6 +1,6 @@
 //! KV, and the checks, headers and errors that all services share.
 
-use crate::fake::{CLUSTER, OWN, Served, TERM, limits, refusal, row};
+use crate::fake::{CLUSTER, OWN, Served, TERM, get, limits, put, refusal, row};
 use proto::{
     Error,
     etcdserverpb::{
@@ -10,21 +10,6 @@ use proto::{
 };
 use raft_node::grpc::{Limits, counters::Rpc};
 use tonic::{Code, transport::Channel};
-
-fn put(key: &str, value: &str) -> PutRequest {
-    PutRequest {
-        key: key.to_owned().into(),
-        value: value.to_owned().into(),
-        ..PutRequest::default()
-    }
-}
-
-fn get(key: &str) -> RangeRequest {
-    RangeRequest {
-        key: key.to_owned().into(),
-        ..RangeRequest::default()
-    }
-}
 
 fn all() -> RangeRequest {
     RangeRequest {

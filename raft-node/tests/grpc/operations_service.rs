@@ -1,11 +1,9 @@
 //! The stream of operations, as a client sees it.
 
-use crate::fake::{OWN, Served, TERM, row};
+use crate::fake::{OWN, Served, TERM, get, put, row};
 use proto::{
     Error,
-    etcdserverpb::{
-        DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader, TxnRequest, request_op::Request,
-    },
+    etcdserverpb::{DeleteRangeRequest, RangeRequest, RequestOp, ResponseHeader, TxnRequest, request_op::Request},
     operations::{
         Failure, Operation, OperationsRequest, OperationsResponse, Outcome, operation::Op,
         operations_client::OperationsClient, outcome::Result as Outcomes,
@@ -65,21 +63,6 @@ fn operation(id: u64, op: Op) -> Operation {
     }
 }
 
-fn put(key: &str, value: &str) -> Op {
-    Op::Put(PutRequest {
-        key: key.to_owned().into(),
-        value: value.to_owned().into(),
-        ..PutRequest::default()
-    })
-}
-
-fn get(key: &str) -> RangeRequest {
-    RangeRequest {
-        key: key.to_owned().into(),
-        ..RangeRequest::default()
-    }
-}
-
 fn refused(error: &Error, leader: &str) -> Outcomes {
     let (code, message) = row(error);
     Outcomes::Failure(Failure {
@@ -95,12 +78,25 @@ fn revision(header: Option<&ResponseHeader>) -> i64 {
     header.revision
 }
 
+/// Until the member has been given so many writes.
+async fn submitted(served: &Served, count: u64) {
+    let given = async {
+        while served.fake.submitted.load(Ordering::SeqCst) < count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), given).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_operation_of_a_request_has_its_own_outcome() {
     let served = Served::start();
     let mut stream = Stream::open(&served).await;
     stream
-        .send(vec![operation(1, put("a", "1")), operation(2, put("b", "2"))])
+        .send(vec![
+            operation(1, Op::Put(put("a", "1"))),
+            operation(2, Op::Put(put("b", "2"))),
+        ])
         .await;
     let written = stream.outcomes(2).await;
     for (id, at) in [(1, 2), (2, 3)] {
@@ -128,7 +124,7 @@ async fn each_operation_of_a_request_has_its_own_outcome() {
         .send(vec![
             operation(3, Op::Range(get("a"))),
             operation(4, Op::Txn(read_only)),
-            operation(5, put("", "no key")),
+            operation(5, Op::Put(put("", "no key"))),
             operation(6, Op::Range(get(""))),
             Operation {
                 id: 7,
@@ -161,7 +157,10 @@ async fn an_id_in_flight_is_not_taken_again() {
     served.fake.silent.store(true, Ordering::SeqCst);
     let mut stream = Stream::open(&served).await;
     stream
-        .send(vec![operation(1, put("a", "1")), operation(1, put("b", "2"))])
+        .send(vec![
+            operation(1, Op::Put(put("a", "1"))),
+            operation(1, Op::Put(put("b", "2"))),
+        ])
         .await;
     let status = stream.next().await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -173,7 +172,7 @@ async fn a_member_without_a_leader_refuses_whoever_needs_one() {
     let served = Served::start();
     served.fake.leader.send_replace(0);
     let mut stream = Stream::open(&served).await;
-    let mut needs = operation(1, put("a", "1"));
+    let mut needs = operation(1, Op::Put(put("a", "1")));
     needs.requires_leader = true;
     let local = RangeRequest {
         serializable: true,
@@ -193,7 +192,9 @@ async fn no_more_is_taken_than_may_be_in_flight() {
     let mut id = 0;
     // In requests of 64, until the member takes no more and the windows are full.
     let full = loop {
-        let operations = (0..64).map(|i| operation(id + i, put("k", &"v".repeat(512)))).collect();
+        let operations = (0..64)
+            .map(|i| operation(id + i, Op::Put(put("k", &"v".repeat(512)))))
+            .collect();
         let cancels = Vec::new();
         let request = OperationsRequest { operations, cancels };
         if timeout(Duration::from_secs(1), stream.requests.send(request))
@@ -221,19 +222,18 @@ async fn nobody_is_told_of_what_was_canceled() {
     served.fake.silent.store(true, Ordering::SeqCst);
     let mut stream = Stream::open(&served).await;
     stream
-        .send(vec![operation(1, put("a", "1")), operation(2, put("a", "2"))])
+        .send(vec![
+            operation(1, Op::Put(put("a", "1"))),
+            operation(2, Op::Put(put("a", "2"))),
+        ])
         .await;
-    while served.fake.submitted.load(Ordering::SeqCst) < 2 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    submitted(&served, 2).await;
     let request = OperationsRequest {
-        operations: vec![operation(3, put("a", "3"))],
+        operations: vec![operation(3, Op::Put(put("a", "3")))],
         cancels: vec![1, 77],
     };
     stream.requests.send(request).await.unwrap();
-    while served.fake.submitted.load(Ordering::SeqCst) < 3 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    submitted(&served, 3).await;
     served.fake.release();
     let ids: Vec<u64> = stream.outcomes(2).await.into_keys().collect();
     assert_eq!(ids, [2, 3]);
@@ -243,13 +243,13 @@ async fn nobody_is_told_of_what_was_canceled() {
 async fn a_member_that_stops_says_so_and_answers_what_it_is_sent() {
     let served = Served::start();
     let mut stream = Stream::open(&served).await;
-    stream.send(vec![operation(1, put("a", "1"))]).await;
+    stream.send(vec![operation(1, Op::Put(put("a", "1")))]).await;
     stream.outcomes(1).await;
     served.fake.stopping.send_replace(true);
     let notice = stream.next().await.unwrap().unwrap();
     assert!(notice.closing && notice.outcomes.is_empty());
     // It had left before the notice came.
-    stream.send(vec![operation(2, put("a", "2"))]).await;
+    stream.send(vec![operation(2, Op::Put(put("a", "2")))]).await;
     assert!(matches!(stream.outcomes(1).await[&2], Outcomes::Put(_)));
     drop(stream.requests);
     assert_eq!(stream.responses.message().await.unwrap(), None);
