@@ -26,7 +26,7 @@ pub struct Inbox<T> {
 pub struct Patience {
     /// Less than this weight of what came by [`Inbox::push_patiently`].
     pub below: usize,
-    /// Everything that came by [`Inbox::push_quietly`].
+    /// Everything that came by [`Inbox::push_quietly`] and [`Inbox::offer_quietly`].
     pub is_deaf: bool,
 }
 
@@ -132,6 +132,11 @@ impl<T> Inbox<T> {
         self.wake(items);
     }
 
+    /// As [`Self::push_unannounced`], for what only matters to a consumer that waits for it.
+    pub fn offer_quietly(&self, item: T) -> Result<(), T> {
+        self.push_bounded(item, |items| items.is_quiet = true)
+    }
+
     /// Moves everything that waits into `out`; waits for something that `patience` does not cover, but no
     /// longer than `wait`.
     pub fn drain(&self, out: &mut Vec<T>, wait: Duration, patience: Patience) {
@@ -224,6 +229,7 @@ mod tests {
             patiently(inbox, 1);
         }));
         assert!(!is_due(&|inbox| inbox.push_quietly(0)));
+        assert!(!is_due(&|inbox| inbox.offer_quietly(0).expect("there is room")));
         assert!(is_due(&|inbox| inbox.push_completion(0)));
         assert!(is_due(&|inbox| inbox.push(0).expect("there is room")));
     }

@@ -42,7 +42,7 @@ use self::{
     desk::{Desk, LogQueue},
     log::LogWriter,
     replies::Outcomes,
-    turns::Turns,
+    turns::{Ticks, Turns},
 };
 use crate::{
     error::StartError,
@@ -50,7 +50,7 @@ use crate::{
     inbox::Inbox,
     log::{EntryId, Log},
     peer::{PeerNet, PeerSink, ReceivedSnapshot},
-    replica::{Input, Replica, Standing, Time, forwarded_writes},
+    replica::{Input, Replica, Standing, Time, forwarded_writes, is_heartbeat_answer},
     state_directory::StateDirectory,
     status::{Status, Timings},
     watchers::Watchers,
@@ -166,7 +166,8 @@ impl Driver {
             published: parts.published,
             checkpoints,
             clock: parts.clock,
-            next_tick: Time::ZERO,
+            ticks: Ticks::default(),
+            published_at: Time::ZERO,
             heartbeats_dropped: 0,
             last: Standing::default(),
             stopping,
@@ -211,8 +212,10 @@ pub struct Sink {
 impl PeerSink for Sink {
     fn frame(&self, from: u64, frame: PeerFrame) {
         let writes = forwarded_writes(&frame);
+        let can_wait = is_heartbeat_answer(&frame);
         let input = Input::Frame { from, frame };
         drop(match writes {
+            0 if can_wait => self.inbox.offer_quietly(input),
             0 => self.inbox.push_unannounced(input),
             writes => self.inbox.push_patiently(input, writes),
         });

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use proto::node::Lane;
@@ -27,6 +27,33 @@ use crate::{
     status::{Proposals, Queue, Reads, State, Status},
 };
 
+/// The status is made anew so often at least.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// Raft's clock: as many ticks as were meant to pass, never more.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ticks {
+    last: Time,
+}
+
+impl Ticks {
+    /// When there will be something to take, if `planned` ticks may pass at once.
+    fn next(self, planned: u32) -> Time {
+        self.last + limits::TICK * planned
+    }
+
+    /// The ticks that have passed, of those that were planned. A pause brings no more than that, however long: a burst
+    /// would end elections and leases early.
+    fn take(&mut self, now: Time, planned: u32) -> u32 {
+        let passed = now.saturating_sub(self.last).as_nanos() / limits::TICK.as_nanos();
+        let ticks = planned.min(u32::try_from(passed).unwrap_or(u32::MAX));
+        if ticks > 0 {
+            self.last = (self.last + limits::TICK * ticks).max(now.saturating_sub(limits::TICK));
+        }
+        ticks
+    }
+}
+
 /// The raft thread's work, one turn at a time.
 pub struct Turns<R: LogReader> {
     pub replica: Replica<Reply, R>,
@@ -39,7 +66,8 @@ pub struct Turns<R: LogReader> {
     pub published: Arc<Published>,
     pub checkpoints: Checkpoints,
     pub clock: Instant,
-    pub next_tick: Time,
+    pub ticks: Ticks,
+    pub published_at: Time,
     pub heartbeats_dropped: u64,
     pub last: Standing,
     pub stopping: watch::Receiver<bool>,
@@ -53,7 +81,8 @@ impl<R: LogReader> Turn for Turns<R> {
             return false;
         }
         let rest = self.replica.rest();
-        let wait = self.next_tick.min(rest.until).saturating_sub(self.clock.elapsed());
+        let next_tick = self.ticks.next(rest.ticks);
+        let wait = next_tick.min(rest.until).saturating_sub(self.clock.elapsed());
         let patience = Patience {
             below: rest.writes,
             is_deaf: rest.applied,
@@ -69,15 +98,13 @@ impl<R: LogReader> Turn for Turns<R> {
             self.replica.handle(now, input);
         }
         self.inputs = inputs;
-        let ticked = now >= self.next_tick;
-        if ticked {
+        let ticks = self.ticks.take(now, rest.ticks);
+        for _ in 0..ticks {
             self.replica.handle(now, Input::Tick);
-            // One tick for a pause, however long: a burst would end elections and leases early.
-            self.next_tick = (self.next_tick + limits::TICK).max(now);
         }
         let output = self.replica.take_output();
         self.carry_out(output);
-        self.publish(ticked);
+        self.publish(ticks > 0);
         true
     }
 }
@@ -153,9 +180,13 @@ impl<R: LogReader> Turns<R> {
         let standing = self.replica.standing();
         let led = (standing.leader, standing.term, standing.role, standing.serving);
         let was = (self.last.leader, self.last.term, self.last.role, self.last.serving);
-        if led == was && !ticked {
+        // What others count beside the standing may be a second old.
+        let now = self.clock.elapsed();
+        let is_old = now.saturating_sub(self.published_at) >= PUBLISH_EVERY;
+        if led == was && (!ticked || (*standing == self.last && !is_old)) {
             return;
         }
+        self.published_at = now;
         if standing.leader != self.last.leader || standing.role != self.last.role {
             info!(self.logger, "raft standing changed"; "role" => format!("{:?}", standing.role),
                 "term" => standing.term, "leader" => format!("{:x}", standing.leader),
@@ -239,4 +270,25 @@ fn set_if_new<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
         *old = value;
         is_new
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planned_ticks_are_counted_and_a_pause_is_not() {
+        let tick = limits::TICK;
+        let mut ticks = Ticks::default();
+        assert_eq!(ticks.take(tick / 2, 1), 0);
+        assert_eq!(ticks.take(tick, 1), 1);
+        // An input came before the three planned ones were over.
+        assert_eq!(ticks.next(3), 4 * tick);
+        assert_eq!(ticks.take(3 * tick + tick / 2, 3), 2);
+        assert_eq!((ticks.next(1), ticks.take(4 * tick, 1)), (4 * tick, 1));
+        // A second of silence that nobody planned.
+        assert_eq!(ticks.take(100 * tick, 3), 3);
+        assert_eq!(ticks.take(100 * tick, 1), 1, "at most one more to catch up");
+        assert_eq!(ticks.take(100 * tick, 1), 0);
+    }
 }

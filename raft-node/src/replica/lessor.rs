@@ -105,6 +105,11 @@ impl Lessor {
             .map_or(-1, |lease| lease.ends.saturating_sub(now).as_secs() as i64)
     }
 
+    /// Whether a lease ends until `then`.
+    pub fn is_due(&self, then: Time) -> bool {
+        self.by_end.first().is_some_and(|(ends, _)| *ends <= then)
+    }
+
     /// Leases whose time is over, oldest first; they are expiring from now on.
     pub fn take_expired(&mut self, now: Time, count_max: usize) -> Vec<i64> {
         let mut expired = Vec::new();

@@ -38,6 +38,7 @@ use proto::{
     Error,
     node::{Command, Lane, PeerFrame, PeerRequest, peer_frame::Body, peer_request::Body as RequestBody},
 };
+use raft::eraftpb::MessageType;
 
 pub use election::mix;
 pub use proposals::Rest;
@@ -155,6 +156,13 @@ pub fn forwarded_writes(frame: &PeerFrame) -> usize {
         })) => forward.commands.len(),
         _ => 0,
     }
+}
+
+/// Whether a frame answers a heartbeat: it can wait for the next tick, unless a read waits for it.
+pub fn is_heartbeat_answer(frame: &PeerFrame) -> bool {
+    // The type is a raft message's first field.
+    let answer = [8, MessageType::MsgHeartbeatResponse as u8];
+    matches!(&frame.body, Some(Body::Raft(message)) if message.starts_with(&answer))
 }
 
 /// A group for the log thread. Numbers rise by one.

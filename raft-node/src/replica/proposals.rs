@@ -100,13 +100,21 @@ pub struct Rest {
     pub writes: usize,
     /// [`Input::Applied`](super::Input::Applied) can wait.
     pub applied: bool,
+    /// So many ticks may pass at once, if nothing happens before.
+    pub ticks: u32,
 }
 
 impl<W, R: LogReader> Replica<W, R> {
     /// What may wait for the next turn.
     pub fn rest(&self) -> Rest {
         let applied = self.reads.open() == 0;
-        let rest = |until, writes| Rest { until, writes, applied };
+        let ticks = self.idle_ticks();
+        let rest = |until, writes| Rest {
+            until,
+            writes,
+            applied,
+            ticks,
+        };
         if !self.leads() {
             let is_waiting = self.forwards_pause || self.pending.forwards(self.now) >= limits::FORWARDS_MAX;
             return rest(Time::MAX, if is_waiting { usize::MAX } else { 1 });
@@ -119,6 +127,20 @@ impl<W, R: LogReader> Replica<W, R> {
             return rest(Time::MAX, 1);
         }
         rest(until, self.gathering.wanted() - self.gathering.seen)
+    }
+
+    /// A tick costs a wake-up, a hundred times a second. Of a member with nothing to do a leader needs the next one
+    /// that brings a heartbeat, and a follower one when that heartbeat has not come.
+    fn idle_ticks(&self) -> u32 {
+        let heartbeat = self.raw.raft.heartbeat_timeout() as u32;
+        let ticks = if self.leads() { heartbeat } else { heartbeat + 1 };
+        let has_nothing_open = self.pending.waiting() + self.pending.sent() + self.reads.open() == 0
+            && self.unpersisted.is_empty()
+            && self.moves.is_empty()
+            && self.snapshots_in_flight.is_empty();
+        let is_settled = self.leader() != 0 && self.handed_over_at.is_none() && self.installing.is_none();
+        let is_idle = has_nothing_open && is_settled && !self.lessor.is_due(self.now + limits::TICK * ticks);
+        if is_idle { ticks } else { 1 }
     }
 
     /// Whether a batch is on its way, so that writes that arrive now could only wait: its end is an input.

@@ -213,6 +213,14 @@ impl Trio {
         self.settle_if(|_| true);
     }
 
+    /// The first member's ticks, the last one at or after `end`; all that is sent arrives.
+    fn run_until(&mut self, end: Time) {
+        while self.now < end {
+            self.tick(1);
+            self.settle();
+        }
+    }
+
     /// Takes what is on its way and matches.
     fn hold(&mut self, matches: impl Fn(&Sent) -> bool) -> Vec<Sent> {
         let (held, rest): (Vec<Sent>, Vec<Sent>) = std::mem::take(&mut self.wire).into_iter().partition(matches);
@@ -655,22 +663,16 @@ fn a_former_leader_whose_disk_still_hangs_tells_its_clients_once() {
     trio.settle();
     trio.propose(1, put("forwarded"), 33);
     let begun_at = trio.now;
-    let run_until = |trio: &mut Trio, end: Time| {
-        while trio.now + limits::TICK < end {
-            trio.tick(1);
-            trio.settle();
-        }
-    };
-    run_until(&mut trio, begun_at + limits::HUNG_SYNC);
+    trio.run_until(begun_at + limits::HUNG_SYNC.saturating_sub(limits::TICK));
     assert_ne!(trio.standing(1).role, Role::Leader);
     assert_eq!([32, 33].map(|waiter| trio.answer(waiter)), [None, None]);
-    run_until(&mut trio, begun_at + limits::HUNG_SYNC + 5 * limits::TICK);
+    trio.run_until(begun_at + limits::HUNG_SYNC + 4 * limits::TICK);
     let unknown = || Some(Answer::Failed(Error::Timeout));
     assert_eq!([32, 33].map(|waiter| trio.answer(waiter)), [unknown(), unknown()]);
     // The other members did both. From now on this one is only slow.
     trio.propose(1, put("slow"), 34);
     let now = trio.now;
-    run_until(&mut trio, now + 2 * limits::HUNG_SYNC);
+    trio.run_until(now + 2 * limits::HUNG_SYNC);
     assert_eq!(trio.answer(34), None);
     trio.peer(1).hangs = false;
     trio.tick(1);
@@ -699,27 +701,71 @@ fn what_waited_when_a_disk_hung_ends_undone() {
 #[test]
 fn a_slow_disk_hands_over_at_once_although_check_quorum_has_just_forgotten_everybody() {
     let mut trio = Trio::led();
-    let run_until = |trio: &mut Trio, end: Time| {
-        while trio.now < end {
-            trio.tick(1);
-            trio.settle();
-        }
-    };
     // Check-quorum has its own rhythm; this is somewhere between two of its beats.
     let now = trio.now;
-    run_until(&mut trio, now + 5 * limits::TICK);
+    trio.run_until(now + 5 * limits::TICK);
     trio.peer(1).hangs = true;
     let begun_at = trio.now;
     trio.propose(1, put("slow"), 37);
     trio.settle();
-    run_until(&mut trio, begun_at + limits::SLOW_SYNC.saturating_sub(limits::TICK));
+    trio.run_until(begun_at + limits::SLOW_SYNC.saturating_sub(limits::TICK));
     assert_eq!(trio.standing(1).role, Role::Leader);
     let progress = trio.peer(1).replica.raw.raft.mut_prs();
     for id in [2, 3] {
         progress.get_mut(id).unwrap().recent_active = false;
     }
-    run_until(&mut trio, begun_at + limits::SLOW_SYNC);
+    trio.run_until(begun_at + limits::SLOW_SYNC);
     assert!([2, 3].into_iter().any(|id| trio.standing(id).role == Role::Leader));
+}
+
+#[test]
+fn only_the_answer_to_a_heartbeat_is_taken_for_one() {
+    let frame = |kind: MessageType| {
+        let mut message = Message::default();
+        message.set_msg_type(kind);
+        message.set_term(9);
+        let bytes = Bytes::from(message.write_to_bytes().expect("it is in memory"));
+        PeerFrame {
+            body: Some(Body::Raft(bytes)),
+        }
+    };
+    assert!(is_heartbeat_answer(&frame(MessageType::MsgHeartbeatResponse)));
+    for other in [
+        MessageType::MsgHeartbeat,
+        MessageType::MsgAppendResponse,
+        MessageType::MsgHup,
+        MessageType::MsgReadIndexResp,
+    ] {
+        assert!(!is_heartbeat_answer(&frame(other)), "{other:?}");
+    }
+    assert!(!is_heartbeat_answer(&PeerFrame {
+        body: Some(Body::Ping(9))
+    }));
+}
+
+#[test]
+fn a_member_with_nothing_to_do_rests_from_heartbeat_to_heartbeat() {
+    let mut trio = Trio::led();
+    let ticks = |trio: &mut Trio| IDS.map(|id| trio.peer(id).replica.rest().ticks);
+    assert_eq!(ticks(&mut trio), [3, 4, 4]);
+    trio.propose(2, put("forwarded"), 80);
+    assert_eq!(ticks(&mut trio), [3, 1, 4], "a write waits for its answer");
+    trio.settle();
+    assert_eq!(ticks(&mut trio), [3, 4, 4]);
+    let grant = Op::LeaseGrant(LeaseGrantRequest { id: 7, ttl: 1 });
+    trio.propose(1, Command { op: Some(grant) }, 81);
+    trio.settle();
+    assert_eq!(ticks(&mut trio), [3, 4, 4]);
+    trio.now += S - 2 * limits::TICK;
+    trio.ask(1, Input::Wake);
+    assert_eq!(trio.peer(1).replica.rest().ticks, 1, "a lease is about to end");
+    trio.ask(2, Input::Unreachable { member: 1 });
+    trio.now += S;
+    for _ in 0..40 {
+        trio.tick(2);
+    }
+    assert_eq!(trio.standing(2).leader, 0);
+    assert_eq!(trio.peer(2).replica.rest().ticks, 1, "an election");
 }
 
 #[test]
