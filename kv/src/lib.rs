@@ -24,6 +24,7 @@ mod ring;
 mod shared;
 mod state;
 mod store;
+mod touched;
 mod txn;
 mod view;
 mod writer;

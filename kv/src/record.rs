@@ -11,16 +11,19 @@
 //! Not here: where rows live (`layout`), what changes them (`writer`).
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::encoding::{decode_varint, encode_varint};
+use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 use proto::mvccpb;
+use std::ops::Range;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const RECORD_FORMAT: u8 = 1;
 const HAS_RECORD: u8 = 1;
 const HAS_PREV: u8 = 2;
 const HAS_BEFORE: u8 = 4;
-/// Room for the numbers of a record, so that encoding allocates once.
-const RECORD_NUMBERS_BYTES: usize = 40;
+/// Room for the numbers of a record and its format, so that encoding allocates once.
+const RECORD_NUMBERS_BYTES: usize = 51;
+/// The same for the flags, three lengths and two numbers of an event.
+const EVENT_NUMBERS_BYTES: usize = 51;
 /// What a live key costs besides its key and value: the numbers of its record and its share of an index.
 const LIVE_ROW_BYTES: i64 = 48;
 
@@ -52,13 +55,26 @@ impl Record {
     /// The row of `cur`.
     pub fn encode(&self) -> Bytes {
         let mut row = BytesMut::with_capacity(RECORD_NUMBERS_BYTES + self.value.len());
+        self.encode_into(&mut row);
+        row.freeze()
+    }
+
+    fn encode_into(&self, row: &mut BytesMut) {
         row.put_u8(RECORD_FORMAT);
-        let Revision { main, sub } = self.modified;
-        for number in [self.create_revision, main, sub, self.version, self.lease] {
-            encode_varint(number as u64, &mut row);
+        for number in self.numbers() {
+            encode_varint(number as u64, row);
         }
         row.put_slice(&self.value);
-        row.freeze()
+    }
+
+    fn encoded_len(&self) -> usize {
+        let numbers = self.numbers().map(|number| encoded_len_varint(number as u64));
+        1 + numbers.iter().sum::<usize>() + self.value.len()
+    }
+
+    fn numbers(&self) -> [i64; 5] {
+        let Revision { main, sub } = self.modified;
+        [self.create_revision, main, sub, self.version, self.lease]
     }
 
     /// Reads a row; the value stays a slice of it.
@@ -105,6 +121,17 @@ impl Record {
 /// The share of one row in an order-independent sum over rows.
 pub fn row_hash(key: &[u8], row: &[u8]) -> u64 {
     xxh3_64_with_seed(row, xxh3_64(key))
+}
+
+/// An event as it is stored.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// The row of `ev`.
+    pub row: Bytes,
+    /// The row of `cur` that it made; a part of `row`, like the next.
+    pub record: Option<Bytes>,
+    /// The row of `cur` that it replaced.
+    pub prev: Option<Bytes>,
 }
 
 /// Whether an event is rendered with the record that it replaced.
@@ -184,29 +211,45 @@ impl Event {
         }
     }
 
-    /// The row of `ev`; its key holds the revision. Takes the rows of its two records, which its caller has.
-    pub fn encode(&self, record: Option<&[u8]>, prev: Option<&[u8]>) -> Bytes {
-        assert!(
-            record.is_some() == self.record.is_some() && prev.is_some() == self.prev.is_some(),
-            "rows of the event"
-        );
-        let size = |row: Option<&[u8]>| row.map_or(0, |row| row.len() + 5);
-        let mut row = BytesMut::with_capacity(32 + self.key.len() + size(record) + size(prev));
+    /// The row of `ev`; its key holds the revision. `prev` is the row of what it replaced, which its caller has.
+    ///
+    /// The event's own bytes become slices of the row: whoever keeps the event keeps one piece of memory, and not
+    /// those that its parts came in.
+    pub fn seal(&mut self, prev: Option<&[u8]>) -> Sealed {
+        assert!(prev.is_some() == self.prev.is_some(), "the row of what it replaced");
+        let value = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.value.len());
+        let size = self.key.len() + value(&self.record) + value(&self.prev);
+        let mut row = BytesMut::with_capacity(EVENT_NUMBERS_BYTES + 2 * RECORD_NUMBERS_BYTES + size);
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         row.put_u8(
-            flag(record.is_some(), HAS_RECORD)
+            flag(self.record.is_some(), HAS_RECORD)
                 | flag(prev.is_some(), HAS_PREV)
                 | flag(self.before.is_some(), HAS_BEFORE),
         );
-        for piece in [Some(self.key.as_ref()), record, prev].into_iter().flatten() {
-            encode_varint(piece.len() as u64, &mut row);
-            row.put_slice(piece);
-        }
+        let key = put_piece(&mut row, &self.key);
+        let record = self.record.as_ref().map(|record| {
+            encode_varint(record.encoded_len() as u64, &mut row);
+            let start = row.len();
+            record.encode_into(&mut row);
+            start..row.len()
+        });
+        let prev = prev.map(|prev| put_piece(&mut row, prev));
         if let Some(before) = self.before {
             encode_varint(before.main as u64, &mut row);
             encode_varint(before.sub as u64, &mut row);
         }
-        row.freeze()
+        let row = row.freeze();
+        // A value is what its record's row ends with.
+        let adopt = |record: &mut Option<Record>, at: &Option<Range<usize>>| {
+            if let (Some(record), Some(at)) = (record, at) {
+                record.value = row.slice(at.end - record.value.len()..at.end);
+            }
+        };
+        self.key = row.slice(key);
+        adopt(&mut self.record, &record);
+        adopt(&mut self.prev, &prev);
+        let [record, prev] = [record, prev].map(|at| at.map(|at| row.slice(at)));
+        Sealed { row, record, prev }
     }
 
     /// Reads a row; keys and values stay slices of it.
@@ -244,6 +287,13 @@ fn number(row: &mut Bytes) -> i64 {
     decode_varint(row).expect("corrupt row: a number in it does not end") as i64
 }
 
+fn put_piece(row: &mut BytesMut, piece: &[u8]) -> Range<usize> {
+    encode_varint(piece.len() as u64, row);
+    let start = row.len();
+    row.put_slice(piece);
+    start..row.len()
+}
+
 fn piece(row: &mut Bytes) -> Bytes {
     let length = number(row) as usize;
     assert!(
@@ -275,7 +325,7 @@ mod tests {
             (Some(record.clone()), Some(record.clone()), None),
             (Some(record.clone()), None, Some(Revision { main: 7, sub: 1 })),
         ] {
-            let event = Event {
+            let mut event = Event {
                 revision: 9,
                 sub: 2,
                 key: "k".into(),
@@ -284,8 +334,11 @@ mod tests {
                 before,
             };
             let row = |record: &Option<Record>| record.as_ref().map(Record::encode);
-            let row = event.encode(row(&event.record).as_deref(), row(&event.prev).as_deref());
-            assert_eq!(Event::decode(event.at(), row), event);
+            let (unsealed, rows) = (event.clone(), [row(&event.record), row(&event.prev)]);
+            let sealed = event.seal(rows[1].as_deref());
+            assert_eq!(event, unsealed);
+            assert_eq!([sealed.record, sealed.prev], rows);
+            assert_eq!(Event::decode(event.at(), sealed.row), event);
         }
     }
 }

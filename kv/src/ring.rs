@@ -8,6 +8,7 @@
 //! ask the engine for keys that changed lately.
 
 use crate::record::Event;
+use bytes::Bytes;
 use std::{collections::VecDeque, sync::Arc};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,6 +17,8 @@ use xxhash_rust::xxh3::xxh3_64;
 pub struct Segment {
     /// Its events.
     pub events: Vec<Arc<Event>>,
+    /// The row of `cur` that each has made, and holds.
+    rows: Vec<Option<Bytes>>,
     last: i64,
     bytes: usize,
 }
@@ -28,6 +31,8 @@ const SLOT_BYTES: usize = 512;
 struct Place {
     segment: u64,
     event: u32,
+    /// Of the key's hash, other bits than those that chose the slot: another key is seldom looked at in vain.
+    tag: u32,
 }
 
 /// All events from `start` on.
@@ -56,8 +61,8 @@ impl Ring {
         }
     }
 
-    /// Adds what one batch did; the oldest batches go when there is no room.
-    pub fn push(&mut self, events: Vec<Arc<Event>>) {
+    /// Adds what one batch did, with the rows of `cur` that it made; the oldest batches go when there is no room.
+    pub fn push(&mut self, events: Vec<Arc<Event>>, rows: Vec<Option<Bytes>>) {
         let Some(last) = events.last().map(|event| event.revision) else {
             return;
         };
@@ -65,10 +70,20 @@ impl Ring {
         self.bytes += bytes;
         let segment = self.gone + self.segments.len() as u64 + 1;
         for (event, at) in events.iter().zip(0..) {
-            let slot = self.slot(&event.key);
-            self.newest[slot] = Place { segment, event: at };
+            let (slot, tag) = self.slot(&event.key);
+            self.newest[slot] = Place {
+                segment,
+                event: at,
+                tag,
+            };
         }
-        self.segments.push_back(Arc::new(Segment { events, last, bytes }));
+        let segment = Segment {
+            events,
+            rows,
+            last,
+            bytes,
+        };
+        self.segments.push_back(Arc::new(segment));
         while self.bytes > self.bytes_max {
             let oldest = self.segments.pop_front().expect("bytes are only held by segments");
             self.bytes -= oldest.bytes;
@@ -77,16 +92,21 @@ impl Ring {
         }
     }
 
-    /// The last change of a key, if it is found among these events: a look that may miss, never one that errs.
-    pub fn latest(&self, key: &[u8]) -> Option<&Arc<Event>> {
-        let place = self.newest[self.slot(key)];
+    /// The last change of a key, if it is found among these events: a look that may miss, never one that errs. With
+    /// it the row of `cur` that it made.
+    pub fn latest(&self, key: &[u8]) -> Option<(&Arc<Event>, &Option<Bytes>)> {
+        let (slot, tag) = self.slot(key);
+        let place = Some(self.newest[slot]).filter(|place| place.tag == tag)?;
         let segment = place.segment.checked_sub(self.gone + 1)?;
-        let event = &self.segments[segment as usize].events[place.event as usize];
-        (event.key == key).then_some(event)
+        let (segment, at) = (&self.segments[segment as usize], place.event as usize);
+        let event = &segment.events[at];
+        (event.key == key).then_some((event, &segment.rows[at]))
     }
 
-    fn slot(&self, key: &[u8]) -> usize {
-        xxh3_64(key) as usize & (self.newest.len() - 1)
+    /// Of a key, and what its place is marked with.
+    fn slot(&self, key: &[u8]) -> (usize, u32) {
+        let hash = xxh3_64(key);
+        (hash as usize & (self.newest.len() - 1), (hash >> 32) as u32)
     }
 
     /// Forgets everything: what happened before `start` was more than there is room for.
@@ -131,32 +151,42 @@ mod tests {
         })
     }
 
+    fn push(ring: &mut Ring, events: Vec<Arc<Event>>) {
+        let rows = vec![None; events.len()];
+        ring.push(events, rows);
+    }
+
     #[test]
     fn the_last_change_of_a_key_is_found_until_it_goes() {
-        let at = |ring: &Ring, key: &str| ring.latest(key.as_bytes()).map(|event| (event.revision, event.sub));
+        let at = |ring: &Ring, key: &str| {
+            ring.latest(key.as_bytes())
+                .map(|(event, _)| (event.revision, event.sub))
+        };
         // Room for four events, and slots enough that these keys do not share one.
         let mut ring = Ring::new(2, 64 << 10);
         ring.bytes_max = 4 * event(0).bytes() + 4;
-        ring.push(vec![change("a", 2, 0), change("b", 2, 1), change("a", 2, 2)]);
+        push(&mut ring, vec![change("a", 2, 0), change("b", 2, 1), change("a", 2, 2)]);
         assert_eq!((at(&ring, "a"), at(&ring, "b")), (Some((2, 2)), Some((2, 1))));
-        ring.push(vec![change("b", 3, 0)]);
+        push(&mut ring, vec![change("b", 3, 0)]);
         assert_eq!((at(&ring, "b"), at(&ring, "c")), (Some((3, 0)), None));
-        ring.push(vec![change("c", 4, 0)]);
+        push(&mut ring, vec![change("c", 4, 0)]);
         assert_eq!(ring.start, 3, "the first segment went");
         assert_eq!((at(&ring, "a"), at(&ring, "b")), (None, Some((3, 0))));
         ring.restart(5);
         assert_eq!(at(&ring, "b"), None);
-        ring.push(vec![change("c", 5, 0)]);
+        push(&mut ring, vec![change("c", 5, 0)]);
         assert_eq!((at(&ring, "b"), at(&ring, "c")), (None, Some((5, 0))));
     }
 
     #[test]
     fn a_key_in_anothers_slot_is_not_taken_for_it() {
         let mut ring = Ring::new(2, 4 * event(0).bytes());
-        ring.push(vec![change("a", 2, 0)]);
-        let place = ring.newest[ring.slot(b"a")];
-        let slot = ring.slot(b"z");
-        ring.newest[slot] = place;
+        push(&mut ring, vec![change("a", 2, 0)]);
+        let (slot, tag) = ring.slot(b"z");
+        ring.newest[slot] = Place {
+            tag,
+            ..ring.newest[ring.slot(b"a").0]
+        };
         assert_eq!(ring.latest(b"z"), None);
     }
 
@@ -166,7 +196,7 @@ mod tests {
         assert!(ring.since(1).is_none());
         assert!(ring.since(2).is_some_and(|segments| segments.is_empty()));
         for revision in 2..=5 {
-            ring.push(vec![event(revision)]);
+            push(&mut ring, vec![event(revision)]);
         }
         assert!(ring.since(2).is_none());
         assert_eq!(ring.since(3).expect("it is kept").len(), 3);

@@ -267,7 +267,7 @@ impl<E: Engine> Store<E> {
             ..
         } = &mut *recent;
         match written.recent {
-            Some(events) => ring.push(events),
+            Some((events, rows)) => ring.push(events, rows),
             None => ring.restart(self.state.revision + 1),
         }
         (*revision, *compact_revision) = (self.state.revision, self.state.compact_revision);

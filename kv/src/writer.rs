@@ -2,7 +2,7 @@
 //! asked for it, and what a later command of the batch reads has the earlier ones in it.
 //!
 //! ```text
-//! reads      changed (not written yet)  ->  known (the ring's, prefetched)  ->  base (snapshot of the engine)
+//! reads      touched (changed, or known from the ring or the prefetch)  ->  base (snapshot of the engine)
 //! put k      cur[k]; ev[revision]; gone[k] goes; lease rows; counts, bytes and hashes of the state
 //! ```
 //! Rows are written in one piece with the state row. A write set that outgrows [`PIECE_BYTES_MAX`] is written
@@ -23,21 +23,19 @@ use crate::{
     registry::Registry,
     shared::Shared,
     state::State,
+    touched::{Held, Touched},
 };
 use bytes::Bytes;
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, btree_map::Range},
-    iter::Peekable,
-    sync::Arc,
-};
+use std::{cmp::Ordering, collections::BTreeMap, iter::Peekable, sync::Arc};
 
 /// Rows that are written at once: what a member needs in memory for the largest write set.
 pub const PIECE_BYTES_MAX: usize = 64 << 20;
 /// What a row costs in memory besides its key and value.
 const ROW_BYTES: usize = 96;
 
-type Changes = BTreeMap<Bytes, Option<Bytes>>;
+/// Events for the ring, each with the row of `cur` that it made.
+type Recent = (Vec<Arc<Event>>, Vec<Held>);
+type Changes = BTreeMap<Bytes, Held>;
 
 /// One batch being applied.
 pub(crate) struct Writer<'s, E: Engine> {
@@ -46,16 +44,14 @@ pub(crate) struct Writer<'s, E: Engine> {
     pub(crate) registry: &'s mut Registry,
     pub(crate) state: State,
     base: E::Snapshot,
-    /// What the engine held, of the keys that were asked for; sorted.
-    known: [Vec<(Bytes, Option<Bytes>)>; 4],
-    changed: [Changes; 4],
+    touched: [Touched; 4],
     changed_bytes: usize,
     piece_bytes_max: usize,
     /// Rows that ride with the state row: they are not events, so nothing could undo them.
     rest: Changes,
     /// Changes of the request at hand.
     sub: i64,
-    recent: Vec<Arc<Event>>,
+    recent: Recent,
     recent_bytes: usize,
     recent_bytes_max: usize,
     /// Keys that came and went, by the fence that counts them.
@@ -67,7 +63,7 @@ pub(crate) struct Written<S> {
     pub(crate) state: State,
     pub(crate) snapshot: S,
     /// `None` if it was more than the ring would hold.
-    pub(crate) recent: Option<Vec<Arc<Event>>>,
+    pub(crate) recent: Option<Recent>,
     pub(crate) counted: Counted,
 }
 
@@ -111,13 +107,12 @@ impl<'s, E: Engine> Writer<'s, E> {
             registry,
             state,
             base: engine.snapshot(),
-            known: Default::default(),
-            changed: Default::default(),
+            touched: Default::default(),
             changed_bytes: 0,
             piece_bytes_max,
             rest: Changes::new(),
             sub: 0,
-            recent: Vec::new(),
+            recent: Recent::default(),
             recent_bytes: 0,
             recent_bytes_max,
             counted: BTreeMap::new(),
@@ -125,33 +120,38 @@ impl<'s, E: Engine> Writer<'s, E> {
     }
 
     /// Reads the rows of these keys at once: what changed lately from the ring, the rest from the engine.
-    pub(crate) fn prefetch(&mut self, mut keys: Vec<Bytes>) {
-        keys.sort_unstable();
-        keys.dedup();
+    pub(crate) fn prefetch(&mut self, keys: Vec<Bytes>) {
+        // Of each put a row of `cur` and one of `ev`.
+        let [mut cur, ev] = [(); 2].map(|()| Touched::with_room(keys.len()));
         let recent = self.shared.read();
-        let mut asked = Vec::new();
-        let known = keys.into_iter().map(|key| {
+        let (mut asked, mut positions) = (Vec::new(), Vec::new());
+        for key in keys {
+            let Some(position) = cur.note(key) else { continue };
+            let key = cur.key(position);
             // Not for a deleted key: whether its row in `gone` was swept is the engine's to say.
-            let record = recent.ring.latest(&key).and_then(|event| event.record.as_ref());
-            if record.is_none() {
-                asked.push(key.clone());
+            match recent.ring.latest(key) {
+                Some((_, Some(row))) => cur.know(position, Some(row.clone())),
+                _ => {
+                    asked.push(key.clone());
+                    positions.push(position);
+                }
             }
-            (key, record.map(Record::encode))
-        });
-        let mut known: Vec<_> = known.collect();
-        drop(recent);
-        let mut rows = self.engine.multi_get(Family::Cur, &asked).into_iter();
-        for (_, row) in known.iter_mut().filter(|(_, row)| row.is_none()) {
-            *row = rows.next().expect("a row, or none, for each key asked for");
         }
-        let missing = known
-            .iter()
-            .filter(|(_, row)| row.is_none())
-            .map(|(key, _)| key.clone());
-        let missing: Vec<Bytes> = missing.collect();
-        let gone = self.engine.multi_get(Family::Gone, &missing);
-        self.known[Family::Gone as usize] = missing.into_iter().zip(gone).collect();
-        self.known[Family::Cur as usize] = known;
+        drop(recent);
+        let rows = self.engine.multi_get(Family::Cur, &asked);
+        for (position, row) in positions.into_iter().zip(rows) {
+            cur.know(position, row);
+        }
+        let missing: Vec<Bytes> = cur.without_row().cloned().collect();
+        let mut gone = Touched::with_room(missing.len());
+        let rows = self.engine.multi_get(Family::Gone, &missing);
+        for (key, row) in missing.into_iter().zip(rows) {
+            let position = gone.note(key).expect("each key is once in `cur`");
+            gone.know(position, row);
+        }
+        for (family, touched) in [(Family::Cur, cur), (Family::Ev, ev), (Family::Gone, gone)] {
+            self.touched[family as usize] = touched;
+        }
     }
 
     /// The revision that the request at hand has made so far.
@@ -270,28 +270,28 @@ impl<'s, E: Engine> Writer<'s, E> {
         Some(before)
     }
 
-    fn change(&mut self, event: Event, prev_row: Option<&[u8]>) {
-        let row = event.record.as_ref().map(Record::encode);
-        let row_is = row.as_ref().map(|row| row_hash(&event.key, row));
-        let row_was = prev_row.map_or(0, |row| row_hash(&event.key, row));
-        let bytes = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.live_bytes(&event.key));
+    fn change(&mut self, mut event: Event, prev_row: Option<&[u8]>) {
+        let (at, key) = (event.at(), event.key.clone());
+        let sealed = event.seal(prev_row);
+        let hash = |row: &Bytes| row_hash(&key, row);
+        let (row_is, row_was) = (sealed.record.as_ref().map(hash), sealed.prev.as_ref().map(hash));
+        let bytes = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.live_bytes(&key));
         self.state.live_bytes += bytes(&event.record) - bytes(&event.prev);
         self.state.keys_total += event.keys_delta();
         self.state.rows_hash = self
             .state
             .rows_hash
-            .wrapping_sub(row_was)
+            .wrapping_sub(row_was.unwrap_or(0))
             .wrapping_add(row_is.unwrap_or(0));
-        self.state.events_hash = hash::chained(self.state.events_hash, event.at(), &event.key, row_is);
+        self.state.events_hash = hash::chained(self.state.events_hash, at, &key, row_is);
         if event.keys_delta() != 0 {
-            let fence = self.shared.read().fences.fence_of(&event.key);
+            let fence = self.shared.read().fences.fence_of(&key);
             *self.counted.entry(fence).or_default() += event.keys_delta();
         }
         self.attach(&event);
-        let event_row = event.encode(row.as_deref(), prev_row);
-        self.set(Family::Ev, layout::event_key(event.at()), Some(event_row));
-        self.set(Family::Cur, event.key.clone(), row);
-        self.keep_recent(event);
+        self.set(Family::Ev, layout::event_key(at), Some(sealed.row));
+        self.set(Family::Cur, key, sealed.record.clone());
+        self.keep_recent(event, sealed.record);
         if self.changed_bytes > self.piece_bytes_max {
             self.write_piece();
         }
@@ -308,19 +308,20 @@ impl<'s, E: Engine> Writer<'s, E> {
         }
     }
 
-    fn keep_recent(&mut self, event: Event) {
+    fn keep_recent(&mut self, event: Event, row: Held) {
         self.recent_bytes += event.bytes();
         if self.recent_bytes <= self.recent_bytes_max {
-            self.recent.push(Arc::new(event));
+            self.recent.0.push(Arc::new(event));
+            self.recent.1.push(row);
         } else {
             // Not even this batch fits into the ring: holding more of it would serve nobody.
-            self.recent = Vec::new();
+            self.recent = Recent::default();
         }
     }
 
     fn set(&mut self, family: Family, key: Bytes, row: Option<Bytes>) {
         self.changed_bytes += ROW_BYTES + key.len() + row.as_ref().map_or(0, Bytes::len);
-        self.changed[family as usize].insert(key, row);
+        self.touched[family as usize].set(key, row);
     }
 
     fn write_piece(&mut self) {
@@ -328,14 +329,13 @@ impl<'s, E: Engine> Writer<'s, E> {
         if !batch.is_empty() {
             self.engine.write(&batch);
             self.base = self.engine.snapshot();
-            self.known = Default::default();
         }
     }
 
     fn take_batch(&mut self) -> Batch {
         let mut batch = Batch::default();
-        for (family, changes) in Family::ALL.into_iter().zip(std::mem::take(&mut self.changed)) {
-            for (key, row) in changes {
+        for (family, touched) in Family::ALL.into_iter().zip(std::mem::take(&mut self.touched)) {
+            for (key, row) in touched.into_changes() {
                 match row {
                     Some(row) => batch.put(family, key, row),
                     None => batch.delete(family, key),
@@ -349,38 +349,21 @@ impl<'s, E: Engine> Writer<'s, E> {
 
 impl<E: Engine> Rows for Writer<'_, E> {
     fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
-        let known = || {
-            let known = &self.known[family as usize];
-            let place = known.binary_search_by(|(own, _)| own.as_ref().cmp(key));
-            place.ok().map(|place| &known[place].1)
-        };
-        let row = self.changed[family as usize].get(key).or_else(known);
-        row.map_or_else(|| self.base.get(family, key), Clone::clone)
+        let touched = self.touched[family as usize].get(key);
+        touched.map_or_else(|| self.base.get(family, key), Clone::clone)
     }
 
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a {
-        let from_bound = std::ops::Bound::Included(from);
-        let is_empty = to.is_some_and(|to| to <= from);
-        let to_bound = if is_empty {
-            from_bound
-        } else {
-            to.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded)
-        };
-        let bounds = if is_empty {
-            (from_bound, std::ops::Bound::Excluded(from))
-        } else {
-            (from_bound, to_bound)
-        };
-        let mut over = self.changed[family as usize].range::<[u8], _>(bounds).peekable();
+        let mut over = self.touched[family as usize].changes_in(from, to).peekable();
         let mut under = self.base.scan(family, from, to).peekable();
         std::iter::from_fn(move || next_row(&mut under, &mut over))
     }
 }
 
 /// The next row of two sources, of which `over` decides where both have a key.
-fn next_row<I: Iterator<Item = Row>>(
-    under: &mut Peekable<I>,
-    over: &mut Peekable<Range<'_, Bytes, Option<Bytes>>>,
+fn next_row<'a>(
+    under: &mut Peekable<impl Iterator<Item = Row>>,
+    over: &mut Peekable<impl Iterator<Item = (&'a Bytes, &'a Held)>>,
 ) -> Option<Row> {
     loop {
         let Some((key, row)) = over.peek() else {

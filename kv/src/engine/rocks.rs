@@ -127,12 +127,13 @@ impl Engine for RocksEngine {
     }
 
     fn write(&self, batch: &Batch) {
-        let mut rows = WriteBatch::default();
+        let columns = Family::ALL.map(|family| column(&self.db, family));
+        let mut rows = WriteBatch::with_capacity_bytes(batch.ops().iter().map(op_bytes).sum());
         for op in batch.ops() {
             match op {
-                Op::Put(family, key, value) => rows.put_cf(column(&self.db, *family), key, value),
-                Op::Delete(family, key) => rows.delete_cf(column(&self.db, *family), key),
-                Op::DeleteRange(family, from, to) => rows.delete_range_cf(column(&self.db, *family), from, to),
+                Op::Put(family, key, value) => rows.put_cf(columns[*family as usize], key, value),
+                Op::Delete(family, key) => rows.delete_cf(columns[*family as usize], key),
+                Op::DeleteRange(family, from, to) => rows.delete_range_cf(columns[*family as usize], from, to),
             }
         }
         let mut options = WriteOptions::default();
@@ -233,6 +234,17 @@ impl Snapshot for RocksSnapshot {
             found => Cached::Hit(copied(family, found)),
         }
     }
+}
+
+/// What a change takes in a `WriteBatch`: its two slices, and their lengths, kind and family.
+fn op_bytes(op: &Op) -> usize {
+    const NUMBERS_BYTES: usize = 12;
+    let slices = match op {
+        Op::Put(_, key, value) => key.len() + value.len(),
+        Op::Delete(_, key) => key.len(),
+        Op::DeleteRange(_, from, to) => from.len() + to.len(),
+    };
+    NUMBERS_BYTES + slices
 }
 
 fn copied(family: Family, row: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>) -> Option<Bytes> {
