@@ -79,7 +79,7 @@ struct Sizes {
     #[arg(long, default_value_t = 3)]
     mutant_rounds: u64,
     /// Seconds of each real scenario.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 20)]
     scenario_seconds: u64,
     /// Only real scenarios whose name contains this.
     #[arg(long, default_value = "")]

@@ -23,7 +23,7 @@ use std::{
 
 /// As measured; for the plan only. A failover with its recovery, and what is around a scenario's own seconds.
 pub const SECONDS_PER_FAILOVER: f64 = 4.0;
-pub const SECONDS_AROUND: f64 = 8.0;
+pub const SECONDS_AROUND: f64 = 4.0;
 /// Anomalies of different names that a line tells; all are counted.
 const FIRST_MAX: usize = 5;
 
