@@ -9,7 +9,7 @@ CARGO := .ci/cargo
 BIN := $(CARGO_TARGET_DIR)/dist
 RELEASE := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help setup build run test lint mutants judge judge-full sim bench test-large clean
+.PHONY: help setup build run test lint mutants judge judge-full sim bench bench-large curve soak test-large clean
 .DEFAULT_GOAL := help
 
 help: ## this text
@@ -70,8 +70,23 @@ sim: setup ## a thousand simulated seeds, and how many cluster-hours a CPU-hour 
 test-large: build ## one member in 1 GiB of memory with 8 GB of data (needs root and 30 GB of disk)
 	.ci/test-large $(BIN)
 
-bench: build ## side by side with etcd 3.5.1, within an hour; BENCH=--quick: five minutes
+# The limit of what is measured: a service that does nothing.
+.PHONY: null
+null: build
+	$(CARGO) build --profile dist -p dipper-raft-node --example null_service
+
+bench: null ## side by side with etcd 3.5.1, within an hour; BENCH=--quick: five minutes
 	.ci/bench $(BIN)
+
+bench-large: null ## its rows of 20 GB, ten million keys, five million revisions; GB=4: less
+	BENCH="--large $(or $(GB),20) $(BENCH)" .ci/bench $(BIN)
+
+MEASURED = --dipper $(BIN)/dipper --load $(BIN)/dipperctl --svg $(CARGO_TARGET_DIR)
+curve: build ## cost per operation over keys, connections and watches, as a table and a picture
+	python3 -B .ci/benchmark/curve.py $(MEASURED)/curve.svg
+
+soak: build ## an hour at half load: memory as a table and a picture
+	python3 -B .ci/benchmark/soak.py $(MEASURED)/soak.svg
 
 clean: ## removes the build products, RocksDB's included
 	rm -rf $(CARGO_TARGET_DIR)

@@ -83,6 +83,8 @@ impl Outcome {
 pub enum Kind {
     Put,
     Range,
+    /// A share of reads, else puts.
+    Mix,
     /// As Kubernetes writes: if nobody has changed the key since, put, else read it. Each client has keys of its own.
     Txn,
 }
@@ -100,9 +102,15 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(settings: Settings, kind: Kind, global: &Global) -> Self {
-        // A connection stays with its endpoint, so that the load is spread as it was asked for.
+        // A connection stays with its endpoint, so that the load is spread as it was asked for. Streams are the
+        // library's own, and go where it sends them: to the leader.
+        let writes = if settings.stream {
+            Writes::ToLeader
+        } else {
+            Writes::ToEndpoints
+        };
         let options = ConnectOptions {
-            writes: Writes::ToEndpoints,
+            writes,
             streams: settings.stream,
             ..global.options()
         };
@@ -163,8 +171,11 @@ impl Plan {
     }
 
     fn connect(&self, connection: usize) -> Result<Client, Failure> {
-        let endpoint = &self.endpoints[connection % self.endpoints.len()];
-        Client::lazy([endpoint], self.options.clone()).map_err(|error| Failure::arguments(error.to_string()))
+        let endpoints = match connection % self.endpoints.len() {
+            _ if self.settings.stream => &self.endpoints[..],
+            one => &self.endpoints[one..=one],
+        };
+        Client::lazy(endpoints, self.options.clone()).map_err(|error| Failure::arguments(error.to_string()))
     }
 
     /// The number of the next operation, or `None` at the end.
@@ -262,7 +273,11 @@ impl Worker {
             return self.swap().await;
         }
         let key = self.key(number);
-        if self.plan.kind == Kind::Put {
+        let writes = match self.plan.kind {
+            Kind::Mix => self.draw() % 100 >= self.plan.settings.reads,
+            kind => kind == Kind::Put,
+        };
+        if writes {
             return self.client.put(key, self.value.clone()).send().await.map(drop);
         }
         let settings = &self.plan.settings;
@@ -271,12 +286,15 @@ impl Worker {
             [key] => self.client.get(key.clone()),
             [key, end, ..] => self.client.get(key.clone()).range_end(end.replace("\\0", "\0")),
         };
-        get = get.limit(settings.limit);
+        get = get.limit(settings.limit).revision(settings.revision);
         if settings.serializable || settings.consistency == "s" {
             get = get.serializable();
         }
         if settings.count_only {
             get = get.count_only();
+        }
+        if settings.keys_only {
+            get = get.keys_only();
         }
         get.send().await.map(drop)
     }
@@ -286,18 +304,20 @@ impl Worker {
             key_size: width,
             key_space_size: space,
             clients,
+            ops,
             ..
         } = self.plan.settings;
         let clients = clients as u64;
         let index = self.draw() % (space / clients).max(1) * clients + self.number;
         let key = format!("{index:0width$}");
         let known = self.revisions.get(&index).copied().unwrap_or(0);
-        let txn = self.client.txn().when(Compare::mod_revision(key.clone()).equal(known));
-        let reply = txn
-            .then_put(key.clone(), self.value.clone())
-            .or_else_get(key)
-            .send()
-            .await?;
+        let mut txn = self.client.txn().when(Compare::mod_revision(key.clone()).equal(known));
+        txn = txn.then_put(key.clone(), self.value.clone());
+        for further in 1..ops {
+            // Keys that nobody compares, and no other client writes.
+            txn = txn.then_put(format!("{key}/{further}"), self.value.clone());
+        }
+        let reply = txn.or_else_get(key).send().await?;
         let found = match reply.responses.first().and_then(|first| first.response.as_ref()) {
             // A key of a run before this one: known from now on.
             Some(Response::ResponseRange(range)) => range.kvs.first().map_or(0, |kv| kv.mod_revision),

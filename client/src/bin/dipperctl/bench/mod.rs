@@ -1,9 +1,12 @@
-//! `bench put|range|txn|watch|lease`: closed-loop clients, watchers, or leases that end, against a cluster; rate,
-//! percentiles, and what an operation (of watchers: a delivered event) costs in CPU here and in the servers.
+//! `bench put|range|mix|txn|watch|lease|keep-alive`: closed-loop clients, watchers, or leases that end, against a
+//! cluster; rate, percentiles, and what an operation (of watchers: a delivered event) costs in CPU here and in the
+//! servers.
 //!
-//! `load` makes the requests, `watch` fans events out, `lease` lets leases expire, `processes` reads what the kernel counted, `report`
-//! prints. Not here: a verdict. Compare two systems in one run on one machine, alternating.
+//! `load` makes the requests, `watch` fans events out, `lease` lets leases expire, `keep_alive` renews them,
+//! `processes` reads what the kernel counted, `report` prints. Not here: a verdict. Compare two systems in one run on
+//! one machine, alternating.
 
+mod keep_alive;
 mod lease;
 mod load;
 mod processes;
@@ -13,6 +16,7 @@ mod watch;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use tonic::transport::Channel;
 
 use self::{
     load::{Kind, Outcome, Plan},
@@ -39,10 +43,14 @@ pub enum Operation {
     Put(Settings),
     /// Reads keys that `bench put` wrote, or one given range
     Range(Settings),
+    /// Reads --reads percent of the time, else writes
+    Mix(Settings),
     /// Compares and puts keys, as Kubernetes does
     Txn(Settings),
     /// Grants leases with a key each and waits until they are gone; the latency counts from when the last was due
     Lease(lease::Settings),
+    /// Renews leases, each client one of its own over one stream
+    KeepAlive(keep_alive::Settings),
     /// Writes one key that many watch; an operation is one event that reached one watch
     Watch(watch::Settings),
 }
@@ -61,7 +69,8 @@ pub struct Settings {
     /// Threads that the clients share
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
-    /// Operations go over one long-lived stream for each connection instead of a call each
+    /// Operations go over long-lived streams instead of a call each, writes to the leader: as the library does it.
+    /// --conns are clients of the library, each with a stream to each member that it asks
     #[arg(long)]
     pub stream: bool,
     /// Operations to do
@@ -97,6 +106,18 @@ pub struct Settings {
     /// `range` only: just the count
     #[arg(long)]
     pub count_only: bool,
+    /// `range` only: keys without their values
+    #[arg(long)]
+    pub keys_only: bool,
+    /// `range` only: as of this revision (0: the latest)
+    #[arg(long, default_value_t = 0)]
+    pub revision: i64,
+    /// `mix` only: percent of the operations that read
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=100))]
+    pub reads: u64,
+    /// `txn` only: keys that each transaction puts
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub ops: u64,
     /// Processes of the servers, to measure their CPU and writes per operation
     #[arg(long, value_delimiter = ',')]
     pub server_pids: Vec<u32>,
@@ -105,6 +126,18 @@ pub struct Settings {
 /// `10`, or a duration such as `1m`.
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).or_else(|_| duration(text))
+}
+
+/// gRPC's own channel number `connection`, for loads that the library would shape; each on one of the endpoints.
+fn connect(endpoints: &[String], connection: usize) -> Result<Channel, Failure> {
+    let endpoint = &endpoints[connection % endpoints.len()];
+    let url = if endpoint.contains("://") {
+        endpoint.clone()
+    } else {
+        format!("http://{endpoint}")
+    };
+    let endpoint = Channel::from_shared(url).map_err(|error| Failure::arguments(error.to_string()))?;
+    Ok(endpoint.tcp_nodelay(true).connect_lazy())
 }
 
 impl Bench {
@@ -122,9 +155,13 @@ impl Bench {
         let (settings, kind) = match &self.operation {
             Operation::Put(settings) => (settings.clone(), Kind::Put),
             Operation::Range(settings) => (settings.clone(), Kind::Range),
+            Operation::Mix(settings) => (settings.clone(), Kind::Mix),
             Operation::Txn(settings) => (settings.clone(), Kind::Txn),
             Operation::Watch(settings) => return report(watch::run(settings.clone(), global)?, &settings.server_pids),
             Operation::Lease(settings) => return report(lease::run(settings, global)?, &settings.server_pids),
+            Operation::KeepAlive(settings) => {
+                return report(keep_alive::run(settings.clone(), global)?, &settings.server_pids);
+            }
         };
         if settings.clients == 0 || settings.conns == 0 || settings.threads == 0 || settings.key_space_size == 0 {
             return Err(Failure::arguments(

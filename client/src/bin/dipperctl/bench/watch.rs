@@ -30,10 +30,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Measured, load::Outcome, processes::Usage, seconds};
+use super::{Measured, connect, load::Outcome, processes::Usage, seconds};
 use crate::{
     failure::{Exit, Failure},
     global::Global,
+    output::print_line,
 };
 
 /// Without one more event for this long, the run is over: something was lost.
@@ -71,6 +72,12 @@ pub struct Settings {
     /// Bytes of each value; at least 8, which hold the time
     #[arg(long, default_value_t = 256)]
     pub val_size: usize,
+    /// Puts nothing: the watches begin at revision 1, and the run is over when each has found so many events
+    #[arg(long, conflicts_with_all = ["total", "seconds"])]
+    pub catch_up: Option<u64>,
+    /// Puts nothing, and waits to be ended: says "confirmed" when every watch is open
+    #[arg(long, conflicts_with_all = ["total", "seconds", "catch_up"])]
+    pub idle: bool,
     /// With the value that each put replaced
     #[arg(long)]
     pub prev_kv: bool,
@@ -142,7 +149,10 @@ impl Run {
                 let connection = number % self.settings.conns;
                 let channel = match channels.get(&connection) {
                     Some(known) => known.clone(),
-                    None => channels.entry(connection).or_insert(self.connect(connection)?).clone(),
+                    None => channels
+                        .entry(connection)
+                        .or_insert(connect(&self.endpoints, connection)?)
+                        .clone(),
                 };
                 let (tell, outcome) = mpsc::channel(1);
                 outcomes.push(outcome);
@@ -166,17 +176,6 @@ impl Run {
         })
     }
 
-    fn connect(&self, connection: usize) -> Result<Channel, Failure> {
-        let endpoint = &self.endpoints[connection % self.endpoints.len()];
-        let url = if endpoint.contains("://") {
-            endpoint.clone()
-        } else {
-            format!("http://{endpoint}")
-        };
-        let endpoint = Channel::from_shared(url).map_err(|error| Failure::arguments(error.to_string()))?;
-        Ok(endpoint.tcp_nodelay(true).connect_lazy())
-    }
-
     async fn read_stream(self: Arc<Self>, number: usize, channel: Channel, tell: mpsc::Sender<Outcome>) {
         let mut telling = Telling(Outcome::new(), tell);
         if let Err(status) = self.follow(number, channel, &mut telling.0).await {
@@ -192,6 +191,7 @@ impl Run {
         let create = WatchRequest {
             request_union: Some(RequestUnion::CreateRequest(WatchCreateRequest {
                 key: self.settings.key.clone().into(),
+                start_revision: i64::from(self.settings.catch_up.is_some()),
                 prev_kv: self.settings.prev_kv,
                 ..WatchCreateRequest::default()
             })),
@@ -229,6 +229,12 @@ impl Run {
                 let value = event.kv.as_ref().map(|kv| kv.value.as_ref()).unwrap_or_default();
                 if let Some(sent) = value.first_chunk() {
                     let sent = Duration::from_nanos(u64::from_be_bytes(*sent));
+                    // What was written before this run has no time that means anything.
+                    let sent = if self.settings.catch_up.is_some() {
+                        Duration::ZERO
+                    } else {
+                        sent
+                    };
                     let latency = self.start.elapsed().saturating_sub(sent);
                     outcome.latency.saturating_record(latency.as_micros() as u64);
                 }
@@ -245,19 +251,33 @@ impl Run {
         options: ConnectOptions,
         reader_failed: impl Fn() -> bool,
     ) -> Result<(Duration, Usage, Usage), Failure> {
-        let Settings { watchers, rate, .. } = self.settings;
+        let Settings { watchers, .. } = self.settings;
+        let servers = &self.settings.server_pids;
+        let before = (Usage::of_self()?, Usage::of_all(servers)?);
+        if let Some(events) = self.settings.catch_up {
+            let delivered = || self.delivered.load(Ordering::Relaxed);
+            self.until("events delivered", events * watchers as u64, delivered, &reader_failed)
+                .await?;
+            let client = Usage::of_self()?.since(before.0);
+            return Ok((self.start.elapsed(), client, Usage::of_all(servers)?.since(before.1)));
+        }
         let confirmed = || self.confirmed.load(Ordering::Relaxed) as u64;
         self.until("watches confirmed", watchers as u64, confirmed, &reader_failed)
             .await?;
+        if self.settings.idle {
+            print_line("confirmed")?;
+            while !reader_failed() {
+                tokio::time::sleep(SILENCE).await;
+            }
+        }
         let options = ConnectOptions {
             writes: Writes::ToEndpoints,
             ..options
         };
         let client =
             Client::lazy(&self.endpoints[..1], options).map_err(|error| Failure::arguments(error.to_string()))?;
-        let servers = &self.settings.server_pids;
         let before = (Usage::of_self()?, Usage::of_all(servers)?);
-        let began = Instant::now();
+        let (began, rate) = (Instant::now(), self.settings.rate);
         let mut puts = 0;
         while self
             .settings
