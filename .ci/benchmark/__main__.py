@@ -5,7 +5,7 @@ once per acknowledged put on a majority, one client), and what they had acknowle
 members; none of a row that had an error, or a round that did not begin on an idle machine.
 """
 
-import argparse, json, pathlib, re, signal, subprocess, sys, time
+import argparse, json, pathlib, signal, subprocess, sys, time
 
 from cluster import Cluster, Null, disk_syncs_per_second, wait_idle
 from report import markdown, svg
@@ -48,15 +48,11 @@ def kept_after_kill(program, name, binary):
     """How many of KEYS acknowledged keys each member holds after all were killed right behind the load."""
     cluster = Cluster(binary)
     try:
-        Bench(program, name, cluster, 2).fill(KEYS)
+        bench = Bench(program, name, cluster, 2)
+        bench.fill(KEYS)
         cluster.kill()
         cluster.start()
-        counts = []
-        for endpoint in cluster.endpoints.split(","):
-            command = [program, "--endpoints", endpoint, "-w", "fields", "get", "", "--prefix", "--count-only"]
-            found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            counts.append(int(re.search(r'"Count" : (\d+)', found)[1]))
-        return counts
+        return [bench.count(endpoint) for endpoint in cluster.endpoints.split(",")]
     finally:
         cluster.stop()
 

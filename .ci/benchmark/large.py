@@ -2,7 +2,7 @@
 
 import json, shutil, subprocess, sys, tempfile, time
 
-from rows import LATE, PUT, RATES, filled, row
+from rows import LATE, PUT, RATES, filled, row, sized
 
 # Both keep the latest value and the history: what is stored takes about so many times its size on the disk while
 # files are being rewritten.
@@ -20,7 +20,7 @@ def restart(keys):
         began = time.monotonic()
         bench.cluster.start()
         took = time.monotonic() - began
-        found = int(bench.ctl("get", "!", "~", "--count-only")["count"])
+        found = bench.count()
         return {"serving_s": took, "errors": {"keys missing": keys - found} if found != keys else {}}
     return run
 
@@ -55,8 +55,8 @@ def rows(gigabytes):
                                filled(KEYS, 64, "range", "--clients", "100", "--conns", "10", "--key-space-size",
                                       str(KEYS)), RATES)),
         (KEYS * 100 / 1e9, row("put-10m", "put of one of 10 M keys, 100 clients",
-                               filled(KEYS, 64, "put", "--clients", "100", "--conns", "10", *PUT, "--key-space-size",
-                                      str(KEYS)), RATES)),
+                               filled(KEYS, 64, "put", "--clients", "100", "--conns", "10",
+                                    *sized("--key-space-size", str(KEYS))), RATES)),
         (REVISIONS * 300 / 1e9, row("compact", "compaction of 5 M revisions under 2,000 put/s", compact,
                                     LATE + ("compacted_s",), {"p99_us": (3, 10), "compacted_s": (10, 50)})),
     ]

@@ -3,10 +3,10 @@
 Each row runs a function of (Bench) to a result: what `dipperctl bench` printed, or a dictionary with figures of its own.
 """
 
-import collections, json, subprocess, time
+import collections, json, re, subprocess, time
 
 RESTART_KEYS = 300_000
-PUT = ["--key-size", "32", "--val-size", "256", "--key-space-size", "100000"]
+SIZES = {"--key-size": "32", "--val-size": "256", "--key-space-size": "100000"}
 
 
 class Bench:
@@ -25,6 +25,13 @@ class Bench:
             raise RuntimeError(f"dipperctl {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
         lines = done.stdout.strip().splitlines()
         return json.loads(lines[-1]) if lines else {}
+
+    def count(self, endpoint=None):
+        """All keys, as one member or any says."""
+        command = [self.program, "--endpoints", endpoint or self.cluster.endpoints, "-w", "fields", "get", "", "--prefix",
+                   "--count-only"]
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        return int(re.search(r'"Count" : (\d+)', found)[1])
 
     def load(self, *arguments, seconds=None):
         """With syncs per operation, where the kernel lets us count them."""
@@ -48,12 +55,21 @@ class Bench:
             raise RuntimeError(f"filling failed: {result['errors']}")
 
 
+def sized(*arguments):
+    """With those of the usual sizes that are not given."""
+    usual = [part for name, value in SIZES.items() if name not in arguments for part in (name, value)]
+    return [*arguments, *usual]
+
+
+PUT = sized()
+
+
 def load(*arguments):
     return lambda bench: bench.load(*arguments)
 
 
 def put(clients, conns, *more):
-    return load("put", "--clients", str(clients), "--conns", str(conns), *PUT, *more)
+    return load("put", "--clients", str(clients), "--conns", str(conns), *sized(*more))
 
 
 def put_stream(bench):
@@ -90,7 +106,8 @@ def list_old(bench):
 
 def memory(bench):
     bench.fill(1_000_000)
-    time.sleep(3)
+    # Both get to settle: Go's collector, and our flush.
+    time.sleep(10)
     return {"rss_now_mb": round(bench.cluster.rss_mb("VmRSS") / 3), "errors": {}}
 
 
@@ -151,8 +168,7 @@ def restart(bench):
     began = time.monotonic()
     bench.cluster.start()
     took = time.monotonic() - began
-    found = bench.ctl("get", "!", "~", "--count-only")
-    missing = RESTART_KEYS - int(found["count"])
+    missing = RESTART_KEYS - bench.count()
     return {"serving_s": took, "errors": {"keys missing": missing} if missing else {}}
 
 

@@ -83,7 +83,7 @@ pub fn get<R: Rows>(rows: &R, key: &[u8], at: At) -> Result<Option<Record>, Forg
 /// The number of live keys in `[from, to)`, by walking.
 pub fn walk<R: Rows>(rows: &R, from: &[u8], to: Option<&[u8]>, at: At) -> Result<i64, Forgotten> {
     if at == At::Latest {
-        return Ok(rows.scan(Family::Cur, from, to).count() as i64);
+        return Ok(rows.count(Family::Cur, from, to) as i64);
     }
     scan(rows, from, to, at).try_fold(0, |keys, live| live.map(|_| keys + 1))
 }

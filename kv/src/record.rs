@@ -22,8 +22,9 @@ const HAS_PREV: u8 = 2;
 const HAS_BEFORE: u8 = 4;
 /// Room for the numbers of a record and its format, so that encoding allocates once.
 const RECORD_NUMBERS_BYTES: usize = 51;
-/// The same for the flags, three lengths and two numbers of an event.
-const EVENT_NUMBERS_BYTES: usize = 51;
+/// What an event costs in memory beside itself and its row: its count of references and its row's, and its places in a
+/// segment.
+const EVENT_SHARE_BYTES: usize = 96;
 /// What a live key costs besides its key and value: the numbers of its record and its share of an index.
 const LIVE_ROW_BYTES: i64 = 48;
 
@@ -177,7 +178,7 @@ impl Event {
     /// What it holds in memory, roughly.
     pub fn bytes(&self) -> usize {
         let value = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.value.len());
-        size_of::<Self>() + self.key.len() + value(&self.record) + value(&self.prev)
+        size_of::<Self>() + EVENT_SHARE_BYTES + self.key.len() + value(&self.record) + value(&self.prev)
     }
 
     /// +1 for a key that came into being, -1 for one that went, 0 for an overwrite.
@@ -217,9 +218,15 @@ impl Event {
     /// those that its parts came in.
     pub fn seal(&mut self, prev: Option<&[u8]>) -> Sealed {
         assert!(prev.is_some() == self.prev.is_some(), "the row of what it replaced");
-        let value = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.value.len());
-        let size = self.key.len() + value(&self.record) + value(&self.prev);
-        let mut row = BytesMut::with_capacity(EVENT_NUMBERS_BYTES + 2 * RECORD_NUMBERS_BYTES + size);
+        // Exactly what it takes: the ring holds tens of thousands of them.
+        let piece = |length: usize| encoded_len_varint(length as u64) + length;
+        let number = |number: i64| encoded_len_varint(number as u64);
+        let size = 1
+            + piece(self.key.len())
+            + self.record.as_ref().map_or(0, |record| piece(record.encoded_len()))
+            + prev.map_or(0, |prev| piece(prev.len()))
+            + self.before.map_or(0, |before| number(before.main) + number(before.sub));
+        let mut row = BytesMut::with_capacity(size);
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         row.put_u8(
             flag(self.record.is_some(), HAS_RECORD)
@@ -238,6 +245,7 @@ impl Event {
             encode_varint(before.main as u64, &mut row);
             encode_varint(before.sub as u64, &mut row);
         }
+        debug_assert_eq!(row.len(), size, "the size that was reckoned");
         let row = row.freeze();
         // A value is what its record's row ends with.
         let adopt = |record: &mut Option<Record>, at: &Option<Range<usize>>| {

@@ -337,17 +337,18 @@ fn read<E: Engine>(writer: &Writer<'_, E>, request: &RangeRequest, bytes_max: us
 }
 
 fn walk<E: Engine>(writer: &Writer<'_, E>, range: &KeyRange, at: At) -> Result<i64, Forgotten> {
-    range::walk(writer, view::from_of(range.from()), range.to().as_deref(), at)
+    range::walk(writer, range.from(), range.to().as_deref(), at)
 }
 
 fn count<E: Engine>(writer: &Writer<'_, E>, range: &KeyRange) -> i64 {
-    let (from, end) = (view::from_of(range.from()), range.to());
-    let walk = |from: &[u8], to: Option<&[u8]>| writer.scan(crate::engine::Family::Cur, from, to).count() as i64;
-    match writer.whole(from, end.as_deref()) {
-        None => walk(from, end.as_deref()),
+    let around = |key: &[u8]| writer.around(key);
+    let (from, end) = view::widened(writer, range, At::Latest, around).expect("the latest state is never forgotten");
+    let walk = |from: &[u8], to: Option<&[u8]>| writer.count(crate::engine::Family::Cur, from, to) as i64;
+    match writer.whole(&from, end.as_deref()) {
+        None => walk(&from, end.as_deref()),
         Some(whole) => {
             let behind = whole.to.as_ref().map_or(0, |to| walk(to, end.as_deref()));
-            walk(from, Some(&whole.from)) + whole.keys + behind
+            walk(&from, Some(&whole.from)) + whole.keys + behind
         }
     }
 }

@@ -204,22 +204,23 @@ impl<E: Engine> View<E> {
         if range.is_empty() {
             return Ok(0);
         }
-        let (from, end) = (range.from(), range.to());
         let revision = match at {
             At::Latest => self.revision(),
             At::Revision(revision) => revision,
         };
+        let around = |key: &[u8]| self.shared.read().fences.around(key);
+        let (from, end) = widened(&self.snapshot, range, at, around)?;
         let recent = self.shared.read();
-        let whole = recent.fences.whole(from_of(from), end.as_deref());
+        let whole = recent.fences.whole(&from, end.as_deref());
         let since = recent.ring.since(revision + 1);
         drop(recent);
         let (Some(whole), Some(since)) = (whole, since) else {
-            return range::walk(&self.snapshot, from, end.as_deref(), at);
+            return range::walk(&self.snapshot, &from, end.as_deref(), at);
         };
         let later = since.iter().flat_map(|segment| &segment.events);
         let later = later.filter(|event| event.revision > revision && whole.contains(&event.key));
         let since: i64 = later.map(|event| event.keys_delta()).sum();
-        let mut keys = whole.keys - since + range::walk(&self.snapshot, from, Some(&whole.from), at)?;
+        let mut keys = whole.keys - since + range::walk(&self.snapshot, &from, Some(&whole.from), at)?;
         if let Some(to) = &whole.to {
             keys += range::walk(&self.snapshot, to, end.as_deref(), at)?;
         }
@@ -275,7 +276,30 @@ pub(crate) fn lease_rows<R: Rows>(rows: &R) -> Vec<LeaseRow> {
     leases
 }
 
-/// No key is empty, so that the range from "\0" starts at the first fence, which is at "".
-pub(crate) fn from_of(from: &[u8]) -> &[u8] {
-    if from == [0] { &[] } else { from }
+/// A range with the same keys at that revision whose ends are fences, where nothing is between an end and its fence:
+/// then there is nothing to walk there. That is so for all keys of a store, and for most prefixes that end it.
+pub(crate) fn widened<R: Rows>(
+    rows: &R,
+    range: &KeyRange,
+    at: At,
+    around: impl Fn(&[u8]) -> (Bytes, Option<Bytes>),
+) -> Result<(Bytes, Option<Bytes>), Forgotten> {
+    let is_void = |from: &[u8], to: Option<&[u8]>| {
+        range::scan(rows, from, to, at)
+            .next()
+            .transpose()
+            .map(|live| live.is_none())
+    };
+    let (mut from, mut to) = (range.from().clone(), range.to());
+    let (low, _) = around(&from);
+    if low < from && is_void(&low, Some(&from))? {
+        from = low;
+    }
+    if let Some(end) = &to {
+        let (low, next) = around(end);
+        if low < *end && is_void(end, next.as_deref())? {
+            to = next;
+        }
+    }
+    Ok((from, to))
 }

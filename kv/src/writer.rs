@@ -213,6 +213,11 @@ impl<'s, E: Engine> Writer<'s, E> {
         self.rest.insert(key, row);
     }
 
+    /// The fences on both sides of a key.
+    pub(crate) fn around(&self, key: &[u8]) -> (Bytes, Option<Bytes>) {
+        self.shared.read().fences.around(key)
+    }
+
     /// The live keys of `[from, to)` as counted by fences: the keys of whole gaps, and where those are.
     pub(crate) fn whole(&self, from: &[u8], to: Option<&[u8]>) -> Option<count::Whole> {
         let mut whole = self.shared.read().fences.whole(from, to)?;

@@ -4,6 +4,8 @@
 //! allocators hand freed memory to the kernel at once, which gives it back a moment later, a fault and a zeroed
 //! page at a time: a twelfth of a put's CPU.
 //!
+//! What is kept is given back when a burst of writes is over (`memory.rs`).
+//!
 //! | allocator | serves | kept |
 //! |---|---|---|
 //! | mimalloc | Rust | freed pages, for [`PURGE_DELAY_MS`] |

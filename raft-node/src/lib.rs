@@ -21,6 +21,7 @@ pub mod limits;
 pub mod log;
 pub mod log_output;
 pub mod mailbox;
+mod memory;
 pub mod metrics;
 pub mod node;
 pub mod open_files;

@@ -85,6 +85,11 @@ pub const RAFT_INBOX_MAX: usize = 100_000;
 pub const APPLY_SLICE_BYTES: usize = 1 << 20;
 /// Applied bytes between two flushes of the state: what a restart replays at most, about.
 pub const FLUSH_BYTES: usize = 64 << 20;
+/// After a burst of writes at least this large, and silence for so long, the log's memtables are flushed, then the
+/// state is, and the memory of both is given back.
+pub const SETTLE_BYTES: usize = 4 << 20;
+pub const SETTLE_LOG_AFTER: Duration = Duration::from_secs(1);
+pub const SETTLE_AFTER: Duration = Duration::from_secs(4);
 /// How often the state machine is asked what of it is durable.
 pub const FLUSHED_ASK_EVERY: Duration = Duration::from_secs(1);
 /// An apply of a slice that is worth a line in the log; etcd's warning starts there too.

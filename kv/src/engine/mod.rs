@@ -95,6 +95,11 @@ pub trait Rows {
 
     /// Every row with `from <= key < to` in order; without `to`, every row from `from` on.
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a;
+
+    /// How many rows a scan would yield.
+    fn count(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> usize {
+        self.scan(family, from, to).count()
+    }
 }
 
 /// What a read that must not touch the disk found.

@@ -192,6 +192,25 @@ impl Rows for RocksSnapshot {
     }
 
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a {
+        self.walk(family, from, to, |key, value| {
+            (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
+        })
+    }
+
+    fn count(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> usize {
+        self.walk(family, from, to, |_, _| ()).count()
+    }
+}
+
+impl RocksSnapshot {
+    /// What `take` makes of each row.
+    fn walk<'a, T>(
+        &'a self,
+        family: Family,
+        from: &'a [u8],
+        to: Option<&'a [u8]>,
+        take: impl Fn(&[u8], &[u8]) -> T + 'a,
+    ) -> impl Iterator<Item = T> + 'a {
         let OwnedSnapshot { snapshot, db } = &*self.owned;
         let mut options = ReadOptions::default();
         if let Some(to) = to {
@@ -211,9 +230,7 @@ impl Rows for RocksSnapshot {
                 rows.seek(from);
                 started = true;
             }
-            let row = rows
-                .item()
-                .map(|(key, value)| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            let row = rows.item().map(|(key, value)| take(key, value));
             if row.is_none() {
                 rows.status()
                     .unwrap_or_else(|error| panic!("reading {} failed: {error}", family.name()));

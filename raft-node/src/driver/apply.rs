@@ -13,7 +13,11 @@ use std::{
 use kv::{LogEntry, RocksEngine, Store};
 use slog::{Logger, info, warn};
 
-use super::{Outcome, Published, RaftInbox, Reply, flusher::Flusher, replies::Outcomes};
+use super::{
+    Outcome, Published, RaftInbox, Reply,
+    flusher::{After, Flusher},
+    replies::Outcomes,
+};
 use crate::{
     inbox::{Inbox, Patience},
     limits,
@@ -51,6 +55,9 @@ pub struct ApplyThread {
     flushed: u64,
     unflushed_bytes: usize,
     asked_at: Instant,
+    applied_at: Instant,
+    /// Applied since memory was last given back.
+    burst_bytes: usize,
     /// When a snapshot took the place of the state before; readers may still hold that for a moment.
     superseded: Vec<(Instant, String)>,
     logger: Logger,
@@ -79,6 +86,8 @@ impl ApplyThread {
             flushed,
             unflushed_bytes: 0,
             asked_at,
+            applied_at: asked_at,
+            burst_bytes: 0,
             superseded: Vec::new(),
             logger,
         })
@@ -150,6 +159,8 @@ impl ApplyThread {
         self.published.watchers.published(&view);
         self.note(began.elapsed(), entries.len());
         self.unflushed_bytes += bytes;
+        self.burst_bytes += bytes;
+        self.applied_at = Instant::now();
         let (mut lease_changes, mut outcomes, mut slowest) = (Vec::new(), Outcomes::default(), Duration::ZERO);
         for (outcome, waiters) in applied.into_iter().zip(waiters) {
             let mut results: Vec<_> = outcome.results.into_iter().map(Some).collect();
@@ -191,9 +202,16 @@ impl ApplyThread {
         }
         let unflushed = self.store.applied().index.saturating_sub(self.flushed);
         let is_due = unflushed >= self.snapshot_count || self.unflushed_bytes >= limits::FLUSH_BYTES;
-        if is_due && !self.flusher.is_busy() {
+        let is_over = self.burst_bytes >= limits::SETTLE_BYTES && self.applied_at.elapsed() >= limits::SETTLE_AFTER;
+        if (is_due || is_over) && !self.flusher.is_busy() {
             self.unflushed_bytes = 0;
-            self.flusher.run(self.store.begin_flush());
+            let after = if is_over {
+                self.burst_bytes = 0;
+                After::Silence
+            } else {
+                After::Writes
+            };
+            self.flusher.run(self.store.begin_flush(), after);
         }
         let is_over = |(at, _): &mut (Instant, String)| at.elapsed() >= limits::SUPERSEDED_KEPT;
         let over: Vec<_> = self.superseded.extract_if(.., is_over).collect();

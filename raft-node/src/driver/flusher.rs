@@ -1,5 +1,7 @@
 //! The flush thread: it makes the state durable, as long as the disk takes for it, while the apply thread goes on.
 //!
+//! Once a burst of writes is over it also gives back the memory that the burst took.
+//!
 //! A flush is megabytes and several syncs. Whoever waits for a write that is committed must not wait for them too;
 //! on a disk that hangs that was seconds, although the cluster had long had another leader.
 //!
@@ -13,9 +15,20 @@ use std::{
 
 use kv::{Flush, engine::Engine};
 
+use crate::memory;
+
+/// What follows a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// More writes: what the flush has freed will be needed again.
+    Writes,
+    /// Nothing for now.
+    Silence,
+}
+
 /// The apply thread's hold on the flush thread, which ends with it.
 pub struct Flusher<E> {
-    orders: SyncSender<Flush<E>>,
+    orders: SyncSender<(Flush<E>, After)>,
     done: Receiver<()>,
     is_busy: bool,
 }
@@ -23,11 +36,14 @@ pub struct Flusher<E> {
 impl<E: Engine> Flusher<E> {
     pub fn start() -> io::Result<Self> {
         // One flush at a time.
-        let (orders, flushes) = sync_channel::<Flush<E>>(1);
+        let (orders, flushes) = sync_channel::<(Flush<E>, After)>(1);
         let (finished, done) = sync_channel(1);
         thread::Builder::new().name("flush".to_owned()).spawn(move || {
-            for flush in flushes {
+            for (flush, after) in flushes {
                 flush.run();
+                if after == After::Silence {
+                    memory::give_back_freed();
+                }
                 if finished.send(()).is_err() {
                     return;
                 }
@@ -53,10 +69,11 @@ impl<E: Engine> Flusher<E> {
     }
 
     /// Runs a flush; none may be under way.
-    pub fn run(&mut self, flush: Flush<E>) {
+    pub fn run(&mut self, flush: Flush<E>, after: After) {
         assert!(!self.is_busy, "one flush at a time");
         self.is_busy = true;
-        self.orders.send(flush).expect("the flush thread outlives its orders");
+        let order = (flush, after);
+        self.orders.send(order).expect("the flush thread outlives its orders");
     }
 
     /// Until none is under way.
@@ -148,7 +165,7 @@ mod tests {
         let mut flusher = Flusher::start().unwrap();
         let hangs = gate.lock().unwrap();
         store.apply(&[entry(1)]);
-        flusher.run(store.begin_flush());
+        flusher.run(store.begin_flush(), After::Silence);
         store.apply(&[entry(2)]);
         assert_eq!((store.applied().index, store.flushed().index), (2, 0));
         assert!(!flusher.has_ended() && flusher.is_busy());

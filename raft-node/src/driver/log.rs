@@ -19,6 +19,7 @@ use std::{
 use super::{ApplyTask, Published, RaftInbox, desk::Writer};
 use crate::{
     inbox::Inbox,
+    limits,
     log::{EntryId, InstallIntent, Log, LogWrite},
     replica::{Input, Install, Write},
     state_directory::StateDirectory,
@@ -43,6 +44,9 @@ pub struct LogWriter<L: Log> {
     pub published: Arc<Published>,
     pub marked_at: Instant,
     pub is_marked: bool,
+    pub written_at: Instant,
+    /// Since the log settled.
+    pub written_bytes: usize,
 }
 
 impl<L: Log> Writer for LogWriter<L> {
@@ -77,6 +81,10 @@ impl<L: Log> Writer for LogWriter<L> {
             self.marked_at = Instant::now();
             self.is_marked = true;
         }
+        if self.written_bytes >= limits::SETTLE_BYTES && self.written_at.elapsed() >= limits::SETTLE_LOG_AFTER {
+            self.written_bytes = 0;
+            self.log.settle();
+        }
         self.is_marked
     }
 }
@@ -95,6 +103,9 @@ impl<L: Log> LogWriter<L> {
             self.log.write(groups);
             self.published.time(|timings| timings.log_sync.observe(began.elapsed()));
             self.is_marked = false;
+            self.written_at = Instant::now();
+            let bytes = |group: &LogWrite| group.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+            self.written_bytes += groups.iter().map(bytes).sum::<usize>();
         }
         groups.clear();
         self.raft.push_completion(Input::Persisted { number });

@@ -153,6 +153,8 @@ impl Driver {
             published: Arc::clone(&parts.published),
             marked_at: Instant::now(),
             is_marked: true,
+            written_at: Instant::now(),
+            written_bytes: 0,
         };
         let log_queue = Arc::new(LogQueue::default());
         let turns = Turns {

@@ -99,6 +99,8 @@ impl Log for MemoryLog {
     /// A simulated disk tears nothing that was synced, so there is nothing to vouch for.
     fn mark(&mut self) {}
 
+    fn settle(&mut self) {}
+
     fn truncate(&mut self, to: EntryId) {
         self.change(|state| state.truncate(to));
     }

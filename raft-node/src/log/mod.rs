@@ -87,6 +87,9 @@ pub trait Log: Send + 'static {
     /// Raises MARK to the last synced state; called off the critical path: when idle, every 100 ms under load, at stop.
     fn mark(&mut self);
 
+    /// A burst of writes is over: gives back memory that only the next one would need. Does not wait for the disk.
+    fn settle(&mut self);
+
     /// Drops the entries up to and including `to`, which must be in the log; an older `to` changes nothing.
     fn truncate(&mut self, to: EntryId);
 

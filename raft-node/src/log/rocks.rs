@@ -30,8 +30,8 @@ use super::row::{
 use super::{EntryId, InstallIntent, Log, LogReader, LogWrite, MergedWrite, Recovered};
 use raft::eraftpb::{Entry, HardState};
 use rocksdb::{
-    BlockBasedOptions, DB, DBCompressionType, DBRecoveryMode, InfoLogger, IteratorMode, LogLevel, Options, ReadOptions,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, DB, DBCompressionType, DBRecoveryMode, FlushOptions, InfoLogger, IteratorMode, LogLevel,
+    Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -223,6 +223,19 @@ impl Log for RocksLog {
 
     fn mark(&mut self) {
         self.mark_file.write(Mark::new(self.last, &self.hard_state));
+    }
+
+    fn settle(&mut self) {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        // As RocksDB does by itself when a memtable is full; a failure shows at the next write.
+        let begun = self.reader.db.flush_opt(&options);
+        begun.unwrap_or_else(|error| {
+            panic!(
+                "{}: cannot flush the Raft log: {error}",
+                self.reader.directory.display()
+            )
+        });
     }
 
     fn truncate(&mut self, to: EntryId) {
