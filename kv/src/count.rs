@@ -44,13 +44,13 @@ pub struct Fences {
     dropped: Vec<Bytes>,
 }
 
-/// Sets a fence at every so many keys of a gap that begins at `low`.
+/// Sets a fence at every so many keys of a gap that begins at `low`. Fences live long: their keys are copied.
 pub fn fence_in(low: Bytes, keys: impl Iterator<Item = Bytes>) -> Vec<(Bytes, i64)> {
     let mut fences = vec![(low, 0)];
     for key in keys {
         match fences.last_mut() {
             Some((_, counted)) if *counted < FENCE_KEYS => *counted += 1,
-            _ => fences.push((key, 1)),
+            _ => fences.push((Bytes::copy_from_slice(&key), 1)),
         }
     }
     fences

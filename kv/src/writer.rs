@@ -129,12 +129,12 @@ impl<'s, E: Engine> Writer<'s, E> {
             let Some(position) = cur.note(key) else { continue };
             let key = cur.key(position);
             // Not for a deleted key: whether its row in `gone` was swept is the engine's to say.
-            match recent.ring.latest(key) {
-                Some((_, Some(row))) => cur.know(position, Some(row.clone())),
-                _ => {
-                    asked.push(key.clone());
-                    positions.push(position);
-                }
+            if let Some((_, Some(row))) = recent.ring.latest(key) {
+                let row = row.clone();
+                cur.know(position, Some(row));
+            } else {
+                asked.push(key.clone());
+                positions.push(position);
             }
         }
         drop(recent);

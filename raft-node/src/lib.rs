@@ -8,6 +8,7 @@
 //! `node/` puts them together. A Put crosses grpc/kv, driver, replica/replica, log/rocks, peer/outbound and
 //! then kv/store and kv/engine/rocks.
 
+pub mod allocator;
 pub mod config;
 pub mod data_dir;
 pub mod driver;
@@ -21,7 +22,6 @@ pub mod limits;
 pub mod log;
 pub mod log_output;
 pub mod mailbox;
-mod memory;
 pub mod metrics;
 pub mod node;
 pub mod open_files;

@@ -1,10 +1,9 @@
 //! The binary `dipper`: one member. Reads flags and `ETCD_*` variables, starts, and stops on a signal.
 
-mod allocator;
-
 use std::{process::ExitCode, time::Duration};
 
 use raft_node::{
+    allocator,
     config::{Config, Parsed},
     error::StartError,
     limits,
@@ -14,6 +13,10 @@ use raft_node::{
 };
 use slog::{Logger, error, info};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Small allocations of many threads are most of what a member does with memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     allocator::keep_freed_memory();

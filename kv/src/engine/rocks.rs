@@ -12,7 +12,7 @@
 //! that it does not have (bloom filters), `meta` is small.
 
 use super::{Batch, Cached, Engine, Family, Op, Row, Rows, Snapshot};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBPinnableSlice, DataBlockIndexType, FlushOptions, Options, ReadOptions, ReadTier, SnapshotWithThreadMode,
@@ -192,13 +192,38 @@ impl Rows for RocksSnapshot {
     }
 
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a {
-        self.walk(family, from, to, |key, value| {
-            (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
-        })
+        let mut rows = Arena::default();
+        self.walk(family, from, to, move |key, value| rows.copied(key, value))
     }
 
     fn count(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> usize {
         self.walk(family, from, to, |_, _| ()).count()
+    }
+}
+
+/// Rows of one scan, many in one piece of memory: whoever keeps one of them for long should copy it.
+#[derive(Default)]
+struct Arena {
+    free: BytesMut,
+    /// Of the next piece, as long as no row is larger.
+    bytes: usize,
+}
+
+impl Arena {
+    /// The first row has its own piece: most scans end there.
+    const SECOND_BYTES: usize = 4 << 10;
+    const BYTES_MAX: usize = 64 << 10;
+
+    fn copied(&mut self, key: &[u8], value: &[u8]) -> Row {
+        let bytes = key.len() + value.len();
+        if self.free.capacity() < bytes {
+            self.free = BytesMut::with_capacity(bytes.max(self.bytes));
+            self.bytes = (2 * self.bytes).clamp(Self::SECOND_BYTES, Self::BYTES_MAX);
+        }
+        self.free.extend_from_slice(key);
+        self.free.extend_from_slice(value);
+        let mut value = self.free.split().freeze();
+        (value.split_to(key.len()), value)
     }
 }
 
@@ -209,7 +234,7 @@ impl RocksSnapshot {
         family: Family,
         from: &'a [u8],
         to: Option<&'a [u8]>,
-        take: impl Fn(&[u8], &[u8]) -> T + 'a,
+        mut take: impl FnMut(&[u8], &[u8]) -> T + 'a,
     ) -> impl Iterator<Item = T> + 'a {
         let OwnedSnapshot { snapshot, db } = &*self.owned;
         let mut options = ReadOptions::default();

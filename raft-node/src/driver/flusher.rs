@@ -15,7 +15,7 @@ use std::{
 
 use kv::{Flush, engine::Engine};
 
-use crate::memory;
+use crate::allocator;
 
 /// What follows a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl<E: Engine> Flusher<E> {
             for (flush, after) in flushes {
                 flush.run();
                 if after == After::Silence {
-                    memory::give_back_freed();
+                    allocator::give_back_freed_memory();
                 }
                 if finished.send(()).is_err() {
                     return;

@@ -756,7 +756,7 @@ fn a_member_with_nothing_to_do_rests_from_heartbeat_to_heartbeat() {
     trio.propose(1, Command { op: Some(grant) }, 81);
     trio.settle();
     assert_eq!(ticks(&mut trio), [3, 4, 4]);
-    trio.now += S - 2 * limits::TICK;
+    trio.now += S.saturating_sub(2 * limits::TICK);
     trio.ask(1, Input::Wake);
     assert_eq!(trio.peer(1).replica.rest().ticks, 1, "a lease is about to end");
     trio.ask(2, Input::Unreachable { member: 1 });

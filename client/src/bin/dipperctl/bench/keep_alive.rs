@@ -35,7 +35,7 @@ pub struct Settings {
 }
 
 /// Runs to the end.
-pub fn run(settings: Settings, global: &Global) -> Result<Measured, Failure> {
+pub fn run(settings: &Settings, global: &Global) -> Result<Measured, Failure> {
     if settings.clients == 0 || settings.conns == 0 {
         return Err(Failure::arguments("--clients and --conns must not be 0"));
     }
@@ -88,7 +88,7 @@ async fn renew_until(lease: i64, channel: Channel, until: Instant, outcome: &mut
     let ended = || Status::unavailable("the stream ended early");
     let request = LeaseKeepAliveRequest { id: lease };
     // The first one is on its way before the answers begin.
-    requests.send(request.clone()).await.map_err(|_| ended())?;
+    requests.send(request).await.map_err(|_| ended())?;
     let mut client = LeaseClient::new(channel);
     let mut sent = Instant::now();
     let mut answers = client
@@ -105,6 +105,6 @@ async fn renew_until(lease: i64, channel: Channel, until: Instant, outcome: &mut
             return Ok(());
         }
         sent = Instant::now();
-        requests.send(request.clone()).await.map_err(|_| ended())?;
+        requests.send(request).await.map_err(|_| ended())?;
     }
 }

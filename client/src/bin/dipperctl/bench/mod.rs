@@ -160,7 +160,7 @@ impl Bench {
             Operation::Watch(settings) => return report(watch::run(settings.clone(), global)?, &settings.server_pids),
             Operation::Lease(settings) => return report(lease::run(settings, global)?, &settings.server_pids),
             Operation::KeepAlive(settings) => {
-                return report(keep_alive::run(settings.clone(), global)?, &settings.server_pids);
+                return report(keep_alive::run(settings, global)?, &settings.server_pids);
             }
         };
         if settings.clients == 0 || settings.conns == 0 || settings.threads == 0 || settings.key_space_size == 0 {
