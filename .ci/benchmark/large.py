@@ -35,9 +35,7 @@ def compact(bench):
         time.sleep(1)
         revision = bench.ctl("get", "!")["header"]["revision"]
         began = time.monotonic()
-        command = [bench.program, "--endpoints", bench.cluster.endpoints, "--command-timeout", "600s", "compaction",
-                   "--physical", str(revision)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        bench.run("compaction", "--physical", str(revision))
         took = time.monotonic() - began
         text, _ = load.communicate(timeout=120)
     finally:

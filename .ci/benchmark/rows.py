@@ -15,22 +15,24 @@ class Bench:
     def __init__(self, program, system, cluster, seconds):
         self.program, self.system, self.cluster, self.seconds = program, system, cluster, seconds
 
-    def command(self, *arguments):
-        return [self.program, "--endpoints", self.cluster.endpoints, "--command-timeout", "600s", "-w", "json",
+    def command(self, *arguments, at=None, form="json"):
+        return [self.program, "--endpoints", at or self.cluster.endpoints, "--command-timeout", "600s", "-w", form,
                 *arguments]
 
-    def ctl(self, *arguments):
-        done = subprocess.run(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def run(self, *arguments, at=None, form="json"):
+        """What it prints."""
+        done = subprocess.run(self.command(*arguments, at=at, form=form), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"dipperctl {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
-        lines = done.stdout.strip().splitlines()
-        return json.loads(lines[-1]) if lines else {}
+        return done.stdout
+
+    def ctl(self, *arguments):
+        """What it prints as JSON."""
+        return json.loads(self.run(*arguments).strip().splitlines()[-1])
 
     def count(self, endpoint=None):
         """All keys, as one member or any says."""
-        command = [self.program, "--endpoints", endpoint or self.cluster.endpoints, "-w", "fields", "get", "", "--prefix",
-                   "--count-only"]
-        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found = self.run("get", "", "--prefix", "--count-only", at=endpoint, form="fields")
         return int(re.search(r'"Count" : (\d+)', found)[1])
 
     def load(self, *arguments, seconds=None):
@@ -151,8 +153,7 @@ def move_leader(bench):
             at = [s["Endpoint"] for s in status if s["Status"]["header"]["member_id"] == leader]
             target = next(s["Status"]["header"]["member_id"] for s in status
                           if s["Status"]["header"]["member_id"] != leader)
-            subprocess.run([bench.program, "--endpoints", at[0], "move-leader", f"{target:x}"], check=True,
-                           stdout=subprocess.DEVNULL)
+            bench.run("move-leader", f"{target:x}", at=at[0])
         text, _ = load.communicate(timeout=60)
     finally:
         load.kill()

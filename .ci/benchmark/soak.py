@@ -53,7 +53,7 @@ def main():
             if minute < options.minutes:
                 bench.ctl("bench", "lease", "--leases", "500", "--ttl", "10")
                 if revision:
-                    bench.ctl("compaction", str(revision))
+                    bench.run("compaction", str(revision))
                 revision = bench.ctl("get", "!")["header"]["revision"]
         failed = False
         for arguments, process in running:

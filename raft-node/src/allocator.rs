@@ -4,7 +4,8 @@
 //! allocators hand freed memory to the kernel at once, which gives it back a moment later, a fault and a zeroed
 //! page at a time: a twelfth of a put's CPU.
 //!
-//! What is kept is given back when a burst of writes is over (`driver/flusher`). The binary names mimalloc as its allocator (`main`).
+//! What is kept is given back when a burst of writes is over (`driver/flusher`). That mimalloc is the allocator is said
+//! by the binary (`main`).
 //!
 //! | allocator | serves | kept |
 //! |---|---|---|
