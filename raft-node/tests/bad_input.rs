@@ -904,9 +904,12 @@ fn ten_thousand_watches_that_nobody_reads_share_large_values() {
     let before = resident_bytes(cluster.pid(0));
     let mut streams = block_on(async {
         let mut streams = Vec::new();
-        for _ in 0..10 {
+        // The two that read at last come first, on a connection of their own: the others would
+        // have to be cancelled to give way in a shared one's window, and a client of h2 that
+        // cancels a thousand streams with data under way takes its connection for broken.
+        for watches in [2].into_iter().chain([WATCHES / 10; 10]) {
             let rpc = Rpc::connect(cluster.client_url(0));
-            for i in 0..WATCHES / 10 {
+            for i in 0..watches {
                 let stream = watching(&rpc).await.expect("a stream");
                 let request = WatchCreateRequest {
                     key: "large".into(),
@@ -937,7 +940,6 @@ fn ten_thousand_watches_that_nobody_reads_share_large_values() {
     );
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes");
     // What waited for them is whole: the first two get it, in both forms, when they read at last.
-    streams.truncate(2);
     block_on(async {
         for (stream, has_prev) in streams.iter_mut().zip([true, false]) {
             assert!(stream.next().await.created);
