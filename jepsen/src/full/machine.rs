@@ -16,10 +16,11 @@ pub fn begin(commit: Option<String>, parts: &[Part]) -> Began {
     }
 }
 
-/// What is checked out, and whether files differ from it.
+/// What is checked out, and whether files differ from it. The reports do not count: a run that is gone on with has
+/// written one.
 fn commit_here() -> String {
     let commit = said("git rev-parse --short=12 HEAD");
-    let changed = command::run("git status --porcelain --untracked-files=no");
+    let changed = command::run("git status --porcelain --untracked-files=no -- :/ :(top,exclude)jepsen/reports");
     if changed.is_ok_and(|changed| !changed.is_empty()) {
         return format!("{commit}, with changes");
     }
