@@ -93,7 +93,8 @@ pub trait Rows {
     /// The row, if it is there.
     fn get(&self, family: Family, key: &[u8]) -> Option<Bytes>;
 
-    /// Every row with `from <= key < to` in order; without `to`, every row from `from` on.
+    /// Every row with `from <= key < to` in order; without `to`, every row from `from` on. Rows may share
+    /// memory: whoever keeps one of them for long copies it.
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a;
 
     /// How many rows a scan would yield.

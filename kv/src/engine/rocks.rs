@@ -201,7 +201,7 @@ impl Rows for RocksSnapshot {
     }
 }
 
-/// Rows of one scan, many in one piece of memory: whoever keeps one of them for long should copy it.
+/// Rows of one scan, many in one piece of memory.
 #[derive(Default)]
 struct Arena {
     free: BytesMut,
