@@ -13,7 +13,7 @@ impl Client {
     /// As [`Client::member_list`]; without `linearizable` as the asked member has them.
     pub async fn member_list_with(&self, request: MemberListRequest) -> Result<MemberListResponse, Error> {
         self.read(|endpoint, terms| async move {
-            ClusterClient::new(endpoint.channel.clone())
+            ClusterClient::new(endpoint.wire.clone())
                 .member_list(request_under(request, terms))
                 .await
         })

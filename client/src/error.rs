@@ -13,9 +13,7 @@
 
 use std::{error, fmt, time::Duration};
 
-use tonic::{Code, ConnectError, Status};
-
-use crate::lane::NotSent;
+use tonic::{Code, Status};
 
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +84,24 @@ impl fmt::Display for Error {
 }
 
 impl error::Error for Error {}
+
+/// The request was not sent: there was no connection, or its stream ended before.
+#[derive(Debug)]
+pub(crate) struct NotSent(String);
+
+impl NotSent {
+    pub fn new(why: impl fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
+impl fmt::Display for NotSent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl error::Error for NotSent {}
 
 /// What a failed attempt says about the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +218,7 @@ fn never_left(status: &Status) -> bool {
         let unsent = error
             .downcast_ref::<hyper::Error>()
             .is_some_and(hyper::Error::is_canceled);
-        if unsent || error.is::<ConnectError>() || error.is::<NotSent>() {
+        if unsent || error.is::<NotSent>() {
             return true;
         }
         cause = error.source();
@@ -252,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_was_not_made_is_not_done() {
-        let status = Status::from_error(Box::new(ConnectError("refused".into())));
+        let status = Status::from_error(Box::new(NotSent::new("refused")));
         assert_eq!(fate_of_write(&status), Fate::NotDone);
         assert!(matches!(from_status(&status), Error::Unavailable { .. }));
     }

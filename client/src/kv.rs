@@ -10,9 +10,8 @@ use proto::etcdserverpb::{
     kv_client::KvClient,
     range_request::{SortOrder, SortTarget},
 };
-use tonic::transport::Channel;
 
-use crate::{Client, Error, client::request_under, route::Endpoint};
+use crate::{Client, Error, client::request_under, route::Endpoint, wire::Wire};
 
 /// The smallest key behind every key that starts with `prefix`, or `"\0"` ("no end") when there is none.
 pub fn prefix_end(prefix: &[u8]) -> Bytes {
@@ -90,9 +89,9 @@ impl Client {
     }
 }
 
-pub(crate) fn kv(endpoint: &Endpoint) -> KvClient<Channel> {
+pub(crate) fn kv(endpoint: &Endpoint) -> KvClient<Wire> {
     // The server bounds its replies; a second bound here would only turn them into errors.
-    KvClient::new(endpoint.channel.clone()).max_decoding_message_size(usize::MAX)
+    KvClient::new(endpoint.wire.clone()).max_decoding_message_size(usize::MAX)
 }
 
 /// A put that is being described; nothing happens before [`Put::send`].

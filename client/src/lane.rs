@@ -13,7 +13,6 @@
 
 use std::{
     collections::HashMap,
-    error, fmt,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -24,9 +23,14 @@ use proto::operations::{
 };
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Status, Streaming, metadata::MetadataValue};
 
-use crate::{client::Terms, error::with_sources, route::LEADER_HINT};
+use crate::{
+    client::Terms,
+    error::{NotSent, with_sources},
+    route::LEADER_HINT,
+    wire::Wire,
+};
 
 /// Operations in one message; one operation may be larger.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -34,18 +38,6 @@ const CHUNK_BYTES: usize = 64 << 10;
 const WINDOW_BYTES: usize = 4 << 20;
 /// Messages between the lane and the connection: HTTP/2's windows do the rest.
 const MESSAGES_WAITING_MAX: usize = 2;
-
-/// The operation was not sent: the stream could not be opened, or ended before.
-#[derive(Debug)]
-pub(crate) struct NotSent(String);
-
-impl fmt::Display for NotSent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl error::Error for NotSent {}
 
 /// Why an operation has no result.
 #[derive(Debug)]
@@ -108,7 +100,7 @@ impl Default for Lane {
 
 impl Lane {
     /// Has the member do it. Waits without a limit of its own; may be dropped at any time.
-    pub async fn operate(&self, channel: &Channel, op: Op, terms: Terms) -> Answer {
+    pub async fn operate(&self, wire: &Wire, op: Op, terms: Terms) -> Answer {
         let mut operation = Operation {
             id: 0,
             timeout_ms: terms.millis_left(),
@@ -137,8 +129,8 @@ impl Lane {
             state.queue.push(operation);
             if !state.is_running {
                 state.is_running = true;
-                let (shared, channel) = (Arc::clone(&self.shared), channel.clone());
-                tokio::spawn(run(shared, channel));
+                let (shared, wire) = (Arc::clone(&self.shared), wire.clone());
+                tokio::spawn(run(shared, wire));
             }
             if state.queue.len() == 1 {
                 self.shared.queued.notify_one();
@@ -252,7 +244,7 @@ impl End {
             Self::Closed(cause) | Self::Broken(cause) => cause.clone(),
             Self::Done => "the member is stopping".to_owned(),
         };
-        Refusal::Status(Status::from_error(Box::new(NotSent(cause))))
+        Refusal::Status(Status::from_error(Box::new(NotSent::new(cause))))
     }
 
     fn of_sent(&self) -> Refusal {
@@ -281,15 +273,15 @@ impl Drop for Running {
     }
 }
 
-async fn run(shared: Arc<Shared>, channel: Channel) {
+async fn run(shared: Arc<Shared>, wire: Wire) {
     let end = End::Broken("the runtime that drove it has ended".to_owned());
     let mut running = Running { shared, end };
-    running.end = serve(&running.shared, channel).await;
+    running.end = serve(&running.shared, wire).await;
 }
 
-async fn serve(shared: &Shared, channel: Channel) -> End {
+async fn serve(shared: &Shared, wire: Wire) -> End {
     let (requests, messages) = mpsc::channel(MESSAGES_WAITING_MAX);
-    let mut client = OperationsClient::new(channel).max_decoding_message_size(usize::MAX);
+    let mut client = OperationsClient::new(wire).max_decoding_message_size(usize::MAX);
     let responses = match client.stream(ReceiverStream::new(messages)).await {
         Ok(responses) => responses.into_inner(),
         Err(status) if status.code() == Code::Unimplemented => return End::NoStreams,

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue, transport::Channel};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
 use crate::{
     Client, Error,
@@ -25,6 +25,7 @@ use crate::{
     error::from_status,
     retry::{ROUND_PAUSE, failure_of},
     route::{Endpoint, Failure},
+    wire::Wire,
 };
 
 /// A lease is renewed so many times per TTL: two answers may be lost before it ends.
@@ -33,8 +34,8 @@ const RENEWALS_PER_TTL: u32 = 3;
 /// The shortest time between two renewals, whatever the TTL.
 const RENEW_EVERY_MIN: Duration = Duration::from_millis(300);
 
-fn lease(endpoint: &Endpoint) -> LeaseClient<Channel> {
-    LeaseClient::new(endpoint.channel.clone()).max_decoding_message_size(usize::MAX)
+fn lease(endpoint: &Endpoint) -> LeaseClient<Wire> {
+    LeaseClient::new(endpoint.wire.clone()).max_decoding_message_size(usize::MAX)
 }
 
 impl Client {

@@ -40,6 +40,7 @@ mod retry;
 mod route;
 mod txn;
 mod watch;
+mod wire;
 
 pub use client::{Client, ConnectOptions, Writes};
 pub use error::Error;

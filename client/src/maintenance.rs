@@ -5,12 +5,11 @@ use proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, HashKvRequest, HashKvResponse, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
     alarm_request::AlarmAction, maintenance_client::MaintenanceClient,
 };
-use tonic::transport::Channel;
 
-use crate::{Client, Error, client::request_under, route::Endpoint};
+use crate::{Client, Error, client::request_under, route::Endpoint, wire::Wire};
 
-fn maintenance(endpoint: &Endpoint) -> MaintenanceClient<Channel> {
-    MaintenanceClient::new(endpoint.channel.clone())
+fn maintenance(endpoint: &Endpoint) -> MaintenanceClient<Wire> {
+    MaintenanceClient::new(endpoint.wire.clone())
 }
 
 impl Client {

@@ -11,7 +11,7 @@ use proto::{
     },
     operations::{operation::Op, outcome},
 };
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status};
 
 use crate::{
     Client,
@@ -19,6 +19,7 @@ use crate::{
     kv::kv,
     lane::Refusal,
     route::Endpoint,
+    wire::Wire,
 };
 
 type Called<R> = Result<Response<R>, Status>;
@@ -27,7 +28,7 @@ type Called<R> = Result<Response<R>, Status>;
 pub(crate) trait Operation: Clone + Send {
     type Reply;
 
-    fn call(self, kv: KvClient<Channel>, terms: Terms) -> impl Future<Output = Called<Self::Reply>> + Send;
+    fn call(self, kv: KvClient<Wire>, terms: Terms) -> impl Future<Output = Called<Self::Reply>> + Send;
     fn into_op(self) -> Op;
     fn reply(result: outcome::Result) -> Option<Self::Reply>;
 }
@@ -37,7 +38,7 @@ macro_rules! operations {
         $(impl Operation for $request {
             type Reply = $reply;
 
-            async fn call(self, mut kv: KvClient<Channel>, terms: Terms) -> Called<$reply> {
+            async fn call(self, mut kv: KvClient<Wire>, terms: Terms) -> Called<$reply> {
                 let request: Request<Self> = request_under(self, terms);
                 kv.$method(request).await
             }
@@ -73,7 +74,7 @@ impl Client {
     ) -> Called<O::Reply> {
         if self.options.streams && !endpoint.has_no_streams.load(Ordering::Relaxed) {
             let op = operation.clone().into_op();
-            match endpoint.lane.operate(&endpoint.channel, op, terms).await {
+            match endpoint.lane.operate(&endpoint.wire, op, terms).await {
                 Ok(result) => {
                     let reply = O::reply(result).map(Response::new);
                     return reply.ok_or_else(|| Status::internal("the outcome of another operation"));

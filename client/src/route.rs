@@ -1,4 +1,4 @@
-//! Who is asked: one channel per endpoint, made lazily; which of them answered last; who leads.
+//! Who is asked: one connection per endpoint; which of them answered last; who leads.
 //!
 //! ```text
 //! given:    a  b  c        calls start at `current`, go on to the next when it fails
@@ -10,29 +10,18 @@
 
 use std::{
     collections::BTreeMap,
-    io,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
     time::Duration,
 };
 
-use hyper_util::rt::TokioIo;
 use proto::etcdserverpb::{
     MemberListRequest, StatusRequest, StatusResponse, cluster_client::ClusterClient,
     maintenance_client::MaintenanceClient,
 };
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint as TonicEndpoint, Uri},
-};
+use tokio::time::{Instant, timeout};
+use tonic::{Status, codegen::http::Uri};
 
-use crate::{Client, ConnectOptions, Error, Writes, client::request_under, lane::Lane};
+use crate::{Client, ConnectOptions, Error, Writes, client::request_under, lane::Lane, wire::Wire};
 
 /// The metadata key under which a Dipper member names the leader's client URL beside an error.
 pub(crate) const LEADER_HINT: &str = "dipper-leader";
@@ -56,19 +45,17 @@ pub(crate) enum Failure {
     Silent,
 }
 
-/// One member's client URL and the channel to it.
+/// One member's client URL and the connection to it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     /// As the user wrote it.
     pub name: String,
-    pub channel: Channel,
+    pub wire: Wire,
     /// For operations that go over a stream.
     pub lane: Lane,
     /// It has said that it does not know such streams.
     pub has_no_streams: AtomicBool,
     authority: String,
-    /// Whether a connection was ever made: without one, nothing can have been sent.
-    connected: Arc<AtomicBool>,
 }
 
 impl Endpoint {
@@ -86,53 +73,23 @@ impl Endpoint {
         if uri.scheme_str() != Some("http") {
             return Err(bad("only http:// is supported so far".to_owned()));
         }
-        let authority = uri.authority().ok_or_else(|| bad("no host".to_owned()))?.to_string();
+        let authority = uri.authority().ok_or_else(|| bad("no host".to_owned()))?;
         if uri.port_u16().is_none() {
             return Err(bad("no port".to_owned()));
         }
-        let connected = Arc::new(AtomicBool::new(false));
-        let channel = channel(uri, options, Arc::clone(&connected));
         Ok(Self {
             name: name.to_owned(),
-            channel,
+            wire: Wire::new(authority.clone(), options),
             lane: Lane::default(),
             has_no_streams: AtomicBool::new(false),
-            authority,
-            connected,
+            authority: authority.to_string(),
         })
     }
 
     /// Whether no request can have left for this endpoint.
     pub fn never_connected(&self) -> bool {
-        !self.connected.load(Ordering::Acquire)
+        self.wire.never_connected()
     }
-}
-
-/// A lazy channel. It connects by itself so that every failure to connect, the timeout included, arrives as
-/// tonic's `ConnectError`: the only proof that a request was not sent.
-fn channel(uri: Uri, options: &ConnectOptions, connected: Arc<AtomicBool>) -> Channel {
-    let connect_timeout = options.connect_timeout;
-    let connector = tower::service_fn(move |uri: Uri| {
-        let connected = Arc::clone(&connected);
-        async move {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            let stream = timeout(
-                connect_timeout,
-                TcpStream::connect((host, uri.port_u16().unwrap_or_default())),
-            )
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
-            stream.set_nodelay(true)?;
-            connected.store(true, Ordering::Release);
-            Ok::<_, io::Error>(TokioIo::new(stream))
-        }
-    });
-    TonicEndpoint::from(uri)
-        .http2_keep_alive_interval(options.keepalive_interval)
-        .keep_alive_timeout(options.keepalive_timeout)
-        // etcd counts a ping on a connection without a call as an offence, whatever its interval.
-        .keep_alive_while_idle(false)
-        .connect_with_connector_lazy(connector)
 }
 
 #[derive(Debug)]
@@ -299,7 +256,7 @@ impl Client {
     pub(crate) async fn learn_leader(&self) {
         if self.options.writes == Writes::ToLeader && self.route.begin_search() {
             let asked = self.route.first();
-            if let Ok(Ok(Some((url, term)))) = timeout(SEARCH_TIME_MAX, leader_url(&asked.channel)).await {
+            if let Ok(Ok(Some((url, term)))) = timeout(SEARCH_TIME_MAX, leader_url(&asked.wire)).await {
                 self.route.set_leader(&url, term, &self.options);
             }
         }
@@ -316,7 +273,7 @@ impl Client {
     /// Any member's status: proves that the cluster can be reached.
     pub(crate) async fn any_status(&self) -> Result<StatusResponse, Error> {
         self.read(|endpoint, terms| async move {
-            MaintenanceClient::new(endpoint.channel.clone())
+            MaintenanceClient::new(endpoint.wire.clone())
                 .status(request_under(StatusRequest {}, terms))
                 .await
         })
@@ -330,8 +287,8 @@ pub(crate) fn follows_next_leader(status: &Status) -> bool {
     status.message() == proto::Error::TimeoutDueToLeaderFail.text() && status.metadata().contains_key(LEADER_HINT)
 }
 
-async fn leader_url(channel: &Channel) -> Result<Option<(String, u64)>, Status> {
-    let status = MaintenanceClient::new(channel.clone())
+async fn leader_url(wire: &Wire) -> Result<Option<(String, u64)>, Status> {
+    let status = MaintenanceClient::new(wire.clone())
         .status(StatusRequest {})
         .await?
         .into_inner();
@@ -340,7 +297,7 @@ async fn leader_url(channel: &Channel) -> Result<Option<(String, u64)>, Status> 
     }
     // Any member's own list will do: a stale URL fails to connect and the search starts again.
     let request = MemberListRequest { linearizable: false };
-    let list = ClusterClient::new(channel.clone())
+    let list = ClusterClient::new(wire.clone())
         .member_list(request)
         .await?
         .into_inner();

@@ -316,7 +316,7 @@ async fn open_stream(endpoint: &Arc<Endpoint>, create: WatchCreateRequest) -> Re
     request
         .metadata_mut()
         .insert("hasleader", MetadataValue::from_static("true"));
-    let mut client = WatchClient::new(endpoint.channel.clone()).max_decoding_message_size(usize::MAX);
+    let mut client = WatchClient::new(endpoint.wire.clone()).max_decoding_message_size(usize::MAX);
     let responses = client.watch(request).await?.into_inner();
     Ok(Open {
         endpoint: Arc::clone(endpoint),
