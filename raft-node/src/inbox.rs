@@ -2,15 +2,16 @@
 //!
 //! A receiver takes everything that queued while it was busy, which is where batches come from, and may say
 //! what it would rather sleep through, because waking a thread costs as much as much of the work; a sender
-//! never waits. When a queue is full the item comes back, and the caller decides: a client is refused, a
+//! never waits. For the same reason whoever brings something while the receiver sleeps may do its work for it
+//! ([`StandIn`]). When a queue is full the item comes back, and the caller decides: a client is refused, a
 //! peer's message is dropped. There is no unbounded way in.
 
 use std::{
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A bounded multi-producer queue with one consumer.
@@ -18,7 +19,16 @@ pub struct Inbox<T> {
     capacity: usize,
     items: Mutex<Items<T>>,
     arrived: Condvar,
+    /// Held by the consumer that sleeps: two threads may be consumers in turn.
+    seat: Mutex<()>,
+    stand_in: OnceLock<Weak<dyn StandIn>>,
     refused: AtomicU64,
+}
+
+/// What can do a sleeping consumer's work on the thread that would have to wake it.
+pub trait StandIn: Send + Sync {
+    /// Takes what waits, works, and says [`Inbox::rest`] again; false when somebody else is at it.
+    fn stand_in(&self) -> bool;
 }
 
 /// What a consumer may sleep through: items with which it could do nothing yet.
@@ -47,8 +57,10 @@ struct Items<T> {
     /// One was pushed in another way.
     is_urgent: bool,
     patience: Patience,
-    /// The consumer sleeps until something arrives that its patience does not cover.
-    is_asleep: bool,
+    /// Until when the consumer may sleep if nothing arrives that its patience does not cover.
+    until: Option<Instant>,
+    /// It does, and has not been woken: until when it sleeps.
+    asleep: Option<Instant>,
 }
 
 impl<T> Items<T> {
@@ -66,14 +78,23 @@ impl<T> Inbox<T> {
             is_quiet: false,
             is_urgent: false,
             patience: Patience::NONE,
-            is_asleep: false,
+            until: None,
+            asleep: None,
         };
         Self {
             capacity,
             items: Mutex::new(items),
             arrived: Condvar::new(),
+            seat: Mutex::new(()),
+            stand_in: OnceLock::new(),
             refused: AtomicU64::new(0),
         }
+    }
+
+    /// Lets `stand_in` work whenever something is announced while the consumer sleeps.
+    pub fn let_stand_in(&self, stand_in: Weak<dyn StandIn>) {
+        // The first one stays; there is one.
+        drop(self.stand_in.set(stand_in));
     }
 
     /// How many items found no place.
@@ -110,9 +131,27 @@ impl<T> Inbox<T> {
         self.push_bounded(item, |items| items.weight += weight)
     }
 
-    /// Wakes the consumer if something waits that it would want to be woken for.
+    /// Wakes the consumer if something waits that it would want to be woken for, or stands in for it.
     pub fn announce(&self) {
-        self.wake(self.lock());
+        let is_wanted = {
+            let items = self.lock();
+            items.asleep.is_some() && items.are_due()
+        };
+        if !is_wanted {
+            return;
+        }
+        let stands_in = self.stand_in.get().and_then(Weak::upgrade);
+        if !stands_in.is_some_and(|stand_in| stand_in.stand_in()) {
+            // Whoever is at it may have taken what waited before this came.
+            self.wake(self.lock());
+        }
+    }
+
+    /// Wakes the consumer.
+    pub fn call(&self) {
+        let mut items = self.lock();
+        items.is_urgent = true;
+        self.wake(items);
     }
 
     /// Adds an item whose number is bounded by its sender: a completion of work that this queue's owner
@@ -140,17 +179,47 @@ impl<T> Inbox<T> {
     /// Moves everything that waits into `out`; waits for something that `patience` does not cover, but no
     /// longer than `wait`.
     pub fn drain(&self, out: &mut Vec<T>, wait: Duration, patience: Patience) {
+        self.rest(Instant::now() + wait, patience);
+        self.sleep();
+        self.take(out);
+    }
+
+    /// Says how the consumer may sleep from now on: `until` then, as far as its `patience` covers what arrives.
+    pub fn rest(&self, until: Instant, patience: Patience) {
         let mut items = self.lock();
-        items.patience = patience;
-        if !wait.is_zero() && !items.are_due() {
-            items.is_asleep = true;
-            items = self
-                .arrived
-                .wait_timeout(items, wait)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            items.is_asleep = false;
+        (items.until, items.patience) = (Some(until), patience);
+        // It sleeps by what was said before.
+        let is_late = items.asleep.is_some_and(|planned| until < planned);
+        if is_late {
+            drop(items);
+            self.arrived.notify_one();
+        } else {
+            self.wake(items);
         }
+    }
+
+    /// Sleeps as [`Self::rest`] allows.
+    pub fn sleep(&self) {
+        let _seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut items = self.lock();
+        // A stand-in's turn may have put off what there was to wake for.
+        while let Some(until) = items.until
+            && !items.are_due()
+        {
+            let wait = until.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                break;
+            }
+            items.asleep = Some(until);
+            let woken = self.arrived.wait_timeout(items, wait);
+            items = woken.unwrap_or_else(PoisonError::into_inner).0;
+            items.asleep = None;
+        }
+    }
+
+    /// Moves everything that waits into `out`.
+    pub fn take(&self, out: &mut Vec<T>) {
+        let mut items = self.lock();
         (items.weight, items.is_quiet, items.is_urgent) = (0, false, false);
         if out.is_empty() {
             std::mem::swap(&mut items.waiting, out);
@@ -172,9 +241,9 @@ impl<T> Inbox<T> {
 
     /// Once per sleep: the consumer takes all that waits.
     fn wake(&self, mut items: MutexGuard<'_, Items<T>>) {
-        let wakes = items.is_asleep && items.are_due();
+        let wakes = items.asleep.is_some() && items.are_due();
         if wakes {
-            items.is_asleep = false;
+            items.asleep = None;
         }
         drop(items);
         if wakes {
@@ -189,7 +258,10 @@ impl<T> Inbox<T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -234,9 +306,80 @@ mod tests {
         assert!(is_due(&|inbox| inbox.push(0).expect("there is room")));
     }
 
+    /// Takes what waits, if it may, and lets the consumer sleep for as long as it says.
+    struct Helper {
+        inbox: Arc<Inbox<u8>>,
+        is_free: bool,
+        took: Mutex<Vec<u8>>,
+    }
+
+    impl StandIn for Helper {
+        fn stand_in(&self) -> bool {
+            if self.is_free {
+                self.inbox.take(&mut self.took.lock().unwrap());
+                self.inbox.rest(Instant::now() + Duration::from_mins(2), Patience::NONE);
+            }
+            self.is_free
+        }
+    }
+
+    fn with_helper(is_free: bool) -> (Arc<Inbox<u8>>, Arc<Helper>, std::thread::JoinHandle<Vec<u8>>) {
+        let inbox = Arc::new(Inbox::new(9));
+        let helper = Arc::new(Helper {
+            inbox: inbox.clone(),
+            is_free,
+            took: Mutex::default(),
+        });
+        inbox.let_stand_in(Arc::downgrade(&helper) as Weak<dyn StandIn>);
+        let sleeper = std::thread::spawn({
+            let inbox = inbox.clone();
+            move || {
+                let mut out = Vec::new();
+                inbox.drain(&mut out, Duration::from_mins(1), Patience::NONE);
+                out
+            }
+        });
+        while inbox.lock().asleep.is_none() {
+            std::thread::yield_now();
+        }
+        (inbox, helper, sleeper)
+    }
+
+    #[test]
+    fn who_announces_stands_in_and_the_sleeper_sleeps_on() {
+        let (inbox, helper, sleeper) = with_helper(true);
+        inbox.push(1).expect("there is room");
+        inbox.push(2).expect("there is room");
+        assert_eq!(*helper.took.lock().unwrap(), [1, 2]);
+        assert!(inbox.lock().asleep.is_some() && !sleeper.is_finished());
+        // What nobody announces is the sleeper's.
+        inbox.push_completion(3);
+        assert_eq!(sleeper.join().expect("it does not panic"), [3]);
+    }
+
+    #[test]
+    fn the_sleeper_wakes_when_nobody_can_stand_in() {
+        let (inbox, helper, sleeper) = with_helper(false);
+        inbox.push(1).expect("there is room");
+        assert_eq!(sleeper.join().expect("it does not panic"), [1]);
+        assert!(helper.took.lock().unwrap().is_empty());
+        // Nor when it is gone.
+        let (inbox, helper, sleeper) = with_helper(true);
+        drop(helper);
+        inbox.push(1).expect("there is room");
+        assert_eq!(sleeper.join().expect("it does not panic"), [1]);
+    }
+
+    #[test]
+    fn the_sleeper_keeps_to_what_was_said_last() {
+        let (inbox, _helper, sleeper) = with_helper(true);
+        inbox.rest(Instant::now() + Duration::from_millis(20), Patience::NONE);
+        assert_eq!(sleeper.join().expect("it does not panic"), [0; 0]);
+    }
+
     #[test]
     fn a_sleeper_wakes_for_what_is_due_and_takes_the_rest_with_it() {
-        let inbox = std::sync::Arc::new(Inbox::new(9));
+        let inbox = Arc::new(Inbox::new(9));
         let sleeper = std::thread::spawn({
             let inbox = inbox.clone();
             move || {
@@ -249,13 +392,13 @@ mod tests {
                 out
             }
         });
-        while !inbox.lock().is_asleep {
+        while inbox.lock().asleep.is_none() {
             std::thread::yield_now();
         }
         inbox.push_patiently(1, 1000).expect("there is room");
         inbox.announce();
         inbox.push_quietly(2);
-        assert!(inbox.lock().is_asleep);
+        assert!(inbox.lock().asleep.is_some());
         inbox.push_completion(3);
         assert_eq!(sleeper.join().expect("it does not panic"), [1, 2, 3]);
     }

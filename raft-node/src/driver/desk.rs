@@ -10,6 +10,10 @@
 //!   log thread    MARK ....... truncate ............... turn -> turn -> turn (it hangs) -> MARK
 //! ```
 //!
+//! For the same reason, when the raft thread sleeps, the thread that brings something takes the turn ([`StandIn`]): a
+//! request's own gRPC thread sends it to the peers, and the peers' thread counts their answers. It never writes; what
+//! it ordered the raft thread is called for.
+//!
 //! On a slow disk the log thread writes everything: there the turns that go on meanwhile are worth more than a
 //! wake-up, of which there are few.
 //!
@@ -26,7 +30,7 @@ use std::{
 };
 
 use super::log::LogTask;
-use crate::priority;
+use crate::{inbox::StandIn, priority};
 
 /// A write that takes longer leaves the turns to the log thread: a tick, of which an election timeout has fifteen.
 const STUCK_AFTER: Duration = Duration::from_millis(10);
@@ -39,6 +43,15 @@ const NAP: Duration = Duration::from_secs(1);
 pub trait Turn {
     /// One turn; its orders are in the [`LogQueue`] then. False when there are no more turns.
     fn turn(&mut self) -> bool;
+}
+
+/// Where whoever takes turns waits for the next one.
+pub trait Bench: Send + Sync {
+    /// Returns when there is something for a turn.
+    fn sleep(&self);
+
+    /// Ends the sleep of whoever does.
+    fn call(&self);
 }
 
 /// What carries out orders.
@@ -83,6 +96,7 @@ impl LogQueue {
 /// Where the log is written, by one thread at a time.
 pub struct Desk<W, T> {
     queue: Arc<LogQueue>,
+    bench: Arc<dyn Bench>,
     writer: Mutex<W>,
     turns: Mutex<T>,
     clock: Instant,
@@ -95,9 +109,10 @@ pub struct Desk<W, T> {
 }
 
 impl<W: Writer, T: Turn> Desk<W, T> {
-    pub fn new(queue: Arc<LogQueue>, writer: W, turns: T) -> Self {
+    pub fn new(queue: Arc<LogQueue>, bench: Arc<dyn Bench>, writer: W, turns: T) -> Self {
         Self {
             queue,
+            bench,
             writer: Mutex::new(writer),
             turns: Mutex::new(turns),
             clock: Instant::now(),
@@ -111,6 +126,9 @@ impl<W: Writer, T: Turn> Desk<W, T> {
     pub fn run_raft(&self) {
         priority::go_first();
         while lock(&self.turns).turn() {
+            self.see_to();
+            self.bench.sleep();
+            // What a stand-in ordered meanwhile.
             self.see_to();
         }
         self.queue.push(LogTask::Stop);
@@ -151,7 +169,9 @@ impl<W: Writer, T: Turn> Desk<W, T> {
             self.is_watched.store(is_watching, Ordering::SeqCst);
             is_watching |= self.writing_since.load(Ordering::SeqCst) != 0;
             thread::park_timeout(if is_watching { STUCK_AFTER } else { NAP });
-            while self.is_stuck() && lock(&self.turns).turn() {}
+            while self.is_stuck() && lock(&self.turns).turn() {
+                self.bench.sleep();
+            }
             is_watching = true;
             let Ok(mut writer) = self.writer.try_lock() else {
                 // The raft thread has it, and calls when it leaves something.
@@ -185,6 +205,20 @@ impl<W: Writer, T: Turn> Desk<W, T> {
     }
 }
 
+impl<W: Send, T: Turn + Send> StandIn for Desk<W, T> {
+    fn stand_in(&self) -> bool {
+        let Ok(mut turns) = self.turns.try_lock() else {
+            return false;
+        };
+        let goes_on = turns.turn();
+        drop(turns);
+        if !goes_on || self.queue.len() > 0 {
+            self.bench.call();
+        }
+        true
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -214,6 +248,15 @@ mod tests {
 
     fn me() -> String {
         thread::current().name().unwrap().to_owned()
+    }
+
+    /// The script is what is waited for, in the turn itself.
+    struct NoBench;
+
+    impl Bench for NoBench {
+        fn sleep(&self) {}
+
+        fn call(&self) {}
     }
 
     impl Turn for Scripted {
@@ -276,7 +319,7 @@ mod tests {
                 queue: queue.clone(),
                 taken,
             };
-            let desk = Arc::new(Desk::new(queue, writer, turns));
+            let desk = Arc::new(Desk::new(queue, Arc::new(NoBench), writer, turns));
             let named = |name: &str| thread::Builder::new().name(name.to_owned());
             let raft = desk.clone();
             let threads = vec![
@@ -353,5 +396,43 @@ mod tests {
         stage.turn(vec![LogTask::Truncate(EntryId::default()), write(1)]);
         assert_eq!(stage.written(), ("log".to_owned(), vec![1]));
         stage.end();
+    }
+
+    /// Orders one write a turn.
+    struct Orderly(Arc<LogQueue>);
+
+    impl Turn for Orderly {
+        fn turn(&mut self) -> bool {
+            self.0.push(write(1));
+            true
+        }
+    }
+
+    #[derive(Default)]
+    struct Calls(AtomicU64);
+
+    impl Bench for Calls {
+        fn sleep(&self) {}
+
+        fn call(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_stand_in_takes_one_turn_and_leaves_the_writing_to_the_raft_thread() {
+        let (queue, calls) = (Arc::new(LogQueue::default()), Arc::new(Calls::default()));
+        let (written, writes) = channel();
+        let writer = Gated {
+            written,
+            gate: channel().1,
+        };
+        let desk = Desk::new(queue.clone(), calls.clone(), writer, Orderly(queue.clone()));
+        assert!(desk.stand_in());
+        assert_eq!((queue.len(), calls.0.load(Ordering::Relaxed)), (1, 1));
+        assert!(writes.try_recv().is_err(), "it wrote");
+        let turn = lock(&desk.turns);
+        assert!(!desk.stand_in(), "somebody else is at it");
+        drop(turn);
     }
 }

@@ -21,7 +21,7 @@ mod turns;
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
     thread::{self, JoinHandle},
     time::Instant,
 };
@@ -47,7 +47,7 @@ use self::{
 use crate::{
     error::StartError,
     ids::MemberId,
-    inbox::Inbox,
+    inbox::{Inbox, StandIn},
     log::{EntryId, Log},
     peer::{PeerNet, PeerSink, ReceivedSnapshot},
     replica::{Input, Replica, Standing, Time, forwarded_writes, is_heartbeat_answer},
@@ -157,7 +157,10 @@ impl Driver {
             written_bytes: 0,
         };
         let log_queue = Arc::new(LogQueue::default());
+        let bench = Arc::clone(&parts.inbox);
+        let inbox = Arc::clone(&parts.inbox);
         let turns = Turns {
+            rest: parts.replica.rest(),
             replica: parts.replica,
             inbox: parts.inbox,
             inputs: Vec::new(),
@@ -175,7 +178,9 @@ impl Driver {
             stopping,
             logger: parts.logger,
         };
-        let desk = Arc::new(Desk::new(log_queue, writer, turns));
+        let desk = Arc::new(Desk::new(log_queue, bench, writer, turns));
+        let stand_in = Arc::downgrade(&desk);
+        inbox.let_stand_in(stand_in as Weak<dyn StandIn>);
         let raft = Arc::clone(&desk);
         Ok(Self {
             raft: spawn("raft", move || {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{
     ApplyTask, Outcome, Published, RaftInbox, Reply,
     checkpoints::Checkpoints,
-    desk::{LogQueue, Turn},
+    desk::{Bench, LogQueue, Turn},
     log::LogTask,
     replies::Outcomes,
 };
@@ -23,7 +23,7 @@ use crate::{
     limits,
     log::LogReader,
     peer::PeerNet,
-    replica::{Input, Output, Replica, Role, Standing, Time},
+    replica::{Input, Output, Replica, Rest, Role, Standing, Time},
     status::{Proposals, Queue, Reads, State, Status},
 };
 
@@ -67,6 +67,8 @@ pub struct Turns<R: LogReader> {
     pub checkpoints: Checkpoints,
     pub clock: Instant,
     pub ticks: Ticks,
+    /// As the last turn left the replica.
+    pub rest: Rest,
     pub published_at: Time,
     pub heartbeats_dropped: u64,
     pub last: Standing,
@@ -80,15 +82,9 @@ impl<R: LogReader> Turn for Turns<R> {
         if *self.stopping.borrow() {
             return false;
         }
-        let rest = self.replica.rest();
-        let next_tick = self.ticks.next(rest.ticks);
-        let wait = next_tick.min(rest.until).saturating_sub(self.clock.elapsed());
-        let patience = Patience {
-            below: rest.writes,
-            is_deaf: rest.applied,
-        };
-        self.inbox.drain(&mut self.inputs, wait, patience);
+        self.inbox.take(&mut self.inputs);
         let now = self.clock.elapsed();
+        let rest = self.rest;
         if now >= rest.until {
             self.inputs.push(Input::Wake);
         }
@@ -105,7 +101,24 @@ impl<R: LogReader> Turn for Turns<R> {
         let output = self.replica.take_output();
         self.carry_out(output);
         self.publish(ticks > 0);
+        self.rest = self.replica.rest();
+        let until = self.ticks.next(self.rest.ticks).min(self.rest.until);
+        let patience = Patience {
+            below: self.rest.writes,
+            is_deaf: self.rest.applied,
+        };
+        self.inbox.rest(self.clock + until, patience);
         true
+    }
+}
+
+impl Bench for RaftInbox {
+    fn sleep(&self) {
+        Self::sleep(self);
+    }
+
+    fn call(&self) {
+        Self::call(self);
     }
 }
 
