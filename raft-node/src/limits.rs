@@ -126,6 +126,16 @@ pub const PEER_URGENT_BYTES_MAX: usize = 4 << 20;
 pub const PEER_BULK_BYTES_MAX: usize = 64 << 20;
 /// Growing writes are refused while the state's file system has less free space.
 pub const FREE_DISK_BYTES_MIN: u64 = 256 << 20;
+/// Steps in which a start makes a write-ahead log to be written over, so that no entry's sync waits for much of it.
+pub const SPARE_WAL_STEPS: usize = 128;
+/// Together as much as a memtable of the log.
+pub const SPARE_WAL_STEP_BYTES: usize = 256 << 10;
+/// Between two steps; RocksDB finds that a file is spare within this time.
+pub const SPARE_WAL_PAUSE: Duration = Duration::from_millis(2);
+/// A disk that takes longer for a step is left alone.
+pub const SPARE_WAL_STEP_MAX: Duration = Duration::from_millis(100);
+/// None is made with less free space.
+pub const SPARE_WAL_FREE_DISK_BYTES_MIN: u64 = 1 << 30;
 /// The first check of all files' checksums comes this long after the start, when clients have been served.
 pub const SCRUB_AFTER: Duration = Duration::from_secs(30);
 /// Files are checked again this often: the time a flipped bit in a cold block may stay unseen.
@@ -171,7 +181,7 @@ pub const PEER_GREETINGS_MAX: usize = 256;
 /// The request of `GET /version` with its headers.
 pub const PEER_HTTP_BYTES_MAX: usize = 8 << 10;
 /// Between two pings of one connection: fine enough for a round-trip time, far below the silences.
-pub const PEER_PING: Duration = Duration::from_millis(500);
+pub const PEER_PING: Duration = Duration::from_secs(1);
 /// No byte left for this long on the urgent lane: dial again rather than pile up stale heartbeats.
 pub const PEER_STALL_URGENT: Duration = Duration::from_secs(1);
 /// The same on the bulk lane, where a mebibyte may wait for a slow network.

@@ -13,7 +13,8 @@ mod harness;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read, Write as _},
+    io::Read,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -29,7 +30,7 @@ use proto::etcdserverpb::{
 };
 use raft_node::{
     limits,
-    log::{InstallIntent, Log as _, rocks::RocksLog},
+    log::{InstallIntent, Log as _, rocks::RocksLog, rocks::wal},
     state_directory::{StateDirectory, active_line},
 };
 
@@ -157,6 +158,16 @@ fn cluster_with_one_stopped() -> (Cluster, usize, i64) {
     (cluster, stopped, old)
 }
 
+/// Bytes of a file in `base` that mean something; WALs that wait to be written over have none.
+fn used_bytes(base: &Path, file: &Path) -> u64 {
+    let path = base.join(file);
+    if path.extension().is_none_or(|extension| extension != "log") {
+        return fs::metadata(&path).map_or(0, |meta| meta.len());
+    }
+    let is_last = wal::last(path.parent().expect("its directory")).is_ok_and(|last| last.as_ref() == Some(&path));
+    wal::tail(&path).map_or(0, |tail| if is_last { tail.end } else { 0 })
+}
+
 /// What kind of file it is; the same kind is damaged once, in its largest representative.
 fn kind_of(file: &Path) -> Option<String> {
     let parts: Vec<_> = file.iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -240,7 +251,7 @@ fn every_damaged_file_of_a_member_is_named_or_harmless_and_the_others_go_on() {
     copy_tree(&root, &base);
     let mut largest: BTreeMap<String, (u64, PathBuf)> = BTreeMap::new();
     for file in files_below(&base) {
-        let length = fs::metadata(base.join(&file)).expect("its length").len();
+        let length = used_bytes(&base, &file);
         println!("{} {length}", file.display());
         if let Some(kind) = kind_of(&file).filter(|_| length > 0) {
             let slot = largest.entry(kind).or_default();
@@ -269,9 +280,9 @@ fn every_damaged_file_of_a_member_is_named_or_harmless_and_the_others_go_on() {
             let candidates = files_below(&base)
                 .into_iter()
                 .filter(|file| kind_of(file).as_ref() == Some(&kind));
-            let file = candidates.max_by_key(|file| fs::metadata(base.join(file)).map_or(0, |meta| meta.len()));
+            let file = candidates.max_by_key(|file| used_bytes(&base, file));
             let file = file.expect("a file of this kind");
-            let found = fs::metadata(base.join(&file)).expect("its length").len();
+            let found = used_bytes(&base, &file);
             let fault = match fault {
                 Fault::Flip(at) if at >= found => continue,
                 Fault::Truncate(to) if to >= found => continue,
@@ -465,18 +476,21 @@ fn a_cold_block_is_found_by_the_scrub_within_its_time() {
 fn a_torn_tail_behind_mark_is_cut_silently_and_counted() {
     let (mut cluster, victim, old) = cluster_with_one_stopped();
     let raft = cluster.member(victim).data_dir.join("raft");
-    let logs = files_below(&raft)
-        .into_iter()
-        .filter(|file| file.extension().is_some_and(|extension| extension == "log"));
-    let newest = logs.max().expect("a write-ahead log");
-    // A record of 100 bytes that a power failure left half written: whole in length, wrong in content.
-    let mut torn = vec![0xde, 0xad, 0xbe, 0xef, 100, 0, 1];
+    let newest = wal::last(&raft).expect("its files").expect("a write-ahead log");
+    let end = wal::tail(&newest).expect("its records").end;
+    // A record of 100 bytes that a power failure left half written: its header arrived, its content did not.
+    let number: u32 = newest
+        .file_stem()
+        .and_then(|stem| stem.to_str()?.parse().ok())
+        .expect("its number");
+    let mut torn = vec![0xde, 0xad, 0xbe, 0xef, 100, 0, 5];
+    torn.extend(number.to_le_bytes());
     torn.extend([7; 100]);
-    let mut file = fs::OpenOptions::new()
-        .append(true)
-        .open(raft.join(newest))
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(newest)
         .expect("the write-ahead log");
-    file.write_all(&torn).expect("a torn record");
+    file.write_all_at(&torn, end).expect("a torn record");
     drop(file);
     let from = cluster.member(victim).log_text().len();
     assert!(matches!(start(cluster.member_mut(victim)), Started::Serves));

@@ -8,7 +8,7 @@
 
 use raft::eraftpb::{Entry, HardState};
 use raft_node::log::mark::{MARK_FILE, MarkFile};
-use raft_node::log::rocks::RocksLog;
+use raft_node::log::rocks::{RocksLog, wal};
 use raft_node::log::{EntryId, Log, LogReader, LogWrite};
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,27 +45,57 @@ fn write(log: &mut RocksLog, from: u64, to: u64, vote: u64) {
     }
 }
 
-/// A log with entries in a flushed file, in a live WAL up to MARK, and behind MARK.
+/// Lets the next entries be written over a WAL that holds former ones.
+fn recycle(log: &mut RocksLog, directory: &Path, from: u64) {
+    write(log, from, from + 49, 2);
+    for _ in 0..10 {
+        if is_recycled(directory) {
+            return;
+        }
+        log.reader().lengthen_wal(128 << 10).unwrap();
+        log.reader().change_wal().unwrap();
+    }
+    panic!("{:?}: no WAL was recycled", files(directory));
+}
+
+fn is_recycled(directory: &Path) -> bool {
+    let wal = last_wal(directory);
+    wal::tail(&wal).unwrap().end < fs::metadata(&wal).unwrap().len()
+}
+
+/// A log with entries in flushed files, in a live WAL up to MARK, and behind MARK, as a kill leaves it.
 fn build(directory: &Path) {
-    let mut log = RocksLog::open(directory).unwrap();
+    let open = tempfile::tempdir().unwrap();
+    let mut log = RocksLog::open(open.path()).unwrap();
     write(&mut log, 1, 200, 2);
     drop(log);
-    let mut log = RocksLog::open(directory).unwrap();
+    let mut log = RocksLog::open(open.path()).unwrap();
     log.truncate(EntryId {
         index: TRUNCATED,
         term: 3,
     });
-    write(&mut log, 201, MARKED, 2);
+    recycle(&mut log, open.path(), 201);
+    write(&mut log, 251, MARKED, 2);
     log.mark();
     write(&mut log, MARKED + 1, LAST, 2);
+    copy_into(open.path(), directory);
+    assert!(is_recycled(directory));
+}
+
+fn last_wal(directory: &Path) -> PathBuf {
+    wal::last(directory).unwrap().unwrap()
 }
 
 fn copy(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
-    for file in files(from) {
-        fs::copy(from.join(&file), to.path().join(&file)).unwrap();
-    }
+    copy_into(from, to.path());
     to
+}
+
+fn copy_into(from: &Path, to: &Path) {
+    for file in files(from) {
+        fs::copy(from.join(&file), to.join(&file)).unwrap();
+    }
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
@@ -75,17 +105,6 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         .collect();
     names.sort();
     names
-}
-
-fn find(directory: &Path, extension: &str) -> PathBuf {
-    let mut found = files(directory)
-        .into_iter()
-        .filter(|file| file.extension().is_some_and(|found| found == extension));
-    directory.join(
-        found
-            .next_back()
-            .unwrap_or_else(|| panic!("a .{extension} file in {:?}", files(directory))),
-    )
 }
 
 #[derive(Debug)]
@@ -139,10 +158,18 @@ fn every_damaged_file_is_reported_or_harmless() {
         judge(copy(whole.path()).path(), "untouched"),
         Outcome::Intact { last: LAST, cut: 0 }
     ));
+    let last = last_wal(whole.path());
     let mut outcomes: BTreeMap<String, [u64; 3]> = BTreeMap::new();
     for file in files(whole.path()) {
         let content = fs::read(whole.path().join(&file)).unwrap();
-        for (fault, damaged) in faults(&content) {
+        let is_wal = file.extension().is_some_and(|extension| extension == "log");
+        let used = if whole.path().join(&file) == last {
+            wal::tail(&last).unwrap().end
+        } else {
+            content.len() as u64
+        };
+        let is_spare = is_wal && whole.path().join(&file) != last;
+        for (fault, damaged) in faults(&content, used) {
             let directory = copy(whole.path());
             let path = directory.path().join(&file);
             let damaged_away = damaged.is_none();
@@ -156,6 +183,7 @@ fn every_damaged_file_is_reported_or_harmless() {
                 Outcome::Intact { last: LAST, .. } => counts[0] += 1,
                 Outcome::Intact { .. } => counts[1] += 1,
                 Outcome::Refused(text) => {
+                    assert!(!is_spare, "{what}: refused for a file that nothing needs: {text}");
                     counts[2] += 1;
                     let named = text.contains(file.to_str().unwrap());
                     // Nothing on disk remembers the name of a WAL that is gone.
@@ -168,7 +196,7 @@ fn every_damaged_file_is_reported_or_harmless() {
     println!("{:<20} intact  cut behind MARK  refused", "file");
     for (file, [intact, cut, refused]) in &outcomes {
         println!("{file:<20} {intact:>6} {cut:>16} {refused:>8}");
-        let matters = ["log", "sst"].iter().any(|extension| file.ends_with(extension)) || file == "CURRENT";
+        let matters = last.ends_with(file) || file.ends_with("sst") || file == "CURRENT";
         assert!(
             !matters || *refused > PLACES / 4,
             "damage to {file} went unnoticed too often"
@@ -176,10 +204,9 @@ fn every_damaged_file_is_reported_or_harmless() {
     }
 }
 
-/// Flipped bits, cuts, and None for the missing file.
-fn faults(content: &[u8]) -> Vec<(String, Option<Vec<u8>>)> {
+/// Flipped bits and cuts in the first `length` bytes, and None for the missing file.
+fn faults(content: &[u8], length: u64) -> Vec<(String, Option<Vec<u8>>)> {
     let mut faults = vec![("missing".to_owned(), None)];
-    let length = content.len() as u64;
     let places: std::collections::BTreeSet<u64> = (0..PLACES)
         .map(|place| place * length / PLACES)
         .chain([1, length.saturating_sub(1)])
@@ -193,37 +220,67 @@ fn faults(content: &[u8]) -> Vec<(String, Option<Vec<u8>>)> {
     faults
 }
 
+/// A write of the WAL's last bytes that did not reach the disk: the file ends there, or holds what it held before.
+fn tear(directory: &Path, bytes: u64, is_cut: bool) {
+    let wal = last_wal(directory);
+    let from = wal::tail(&wal).unwrap().end - bytes;
+    let mut content = fs::read(&wal).unwrap();
+    if is_cut {
+        content.truncate(from as usize);
+    } else {
+        let before: Vec<u8> = content[from as usize..].iter().map(|byte| !byte).collect();
+        content.splice(
+            from as usize..(from + bytes) as usize,
+            before.into_iter().take(bytes as usize),
+        );
+    }
+    fs::write(&wal, content).unwrap();
+}
+
 #[test]
 fn a_torn_tail_behind_mark_is_cut_and_counted() {
     let whole = tempfile::tempdir().unwrap();
     build(whole.path());
-    let wal = find(whole.path(), "log");
-    let length = fs::metadata(&wal).unwrap().len();
-    let mut last_seen = LAST;
-    for torn in [1, 200, 5000] {
+    for is_cut in [true, false] {
+        let mut last_seen = LAST;
+        for torn in [1, 200, 5000] {
+            let directory = copy(whole.path());
+            tear(directory.path(), torn, is_cut);
+            let Outcome::Intact { last, cut } = judge(directory.path(), "torn") else {
+                panic!("a torn tail was refused")
+            };
+            assert!(last < last_seen || torn == 200, "{torn} bytes torn, last {last}");
+            assert!(cut > 0, "{torn} bytes torn and not counted");
+            last_seen = last;
+            let Outcome::Intact { last: again, cut } = judge(directory.path(), "again") else {
+                panic!("refused the second time")
+            };
+            assert_eq!((again, cut), (last, 0), "what was cut stays cut, and is counted once");
+            let mut log = RocksLog::open(directory.path()).unwrap();
+            write(&mut log, last + 1, last + 5, 2);
+            log.mark();
+            drop(log);
+            let log = RocksLog::open(directory.path()).unwrap();
+            assert_eq!(log.recovered().last.index, last + 5);
+        }
+    }
+}
+
+/// What lies behind a damaged record was written too, and is gone with it.
+#[test]
+fn whole_records_behind_a_damaged_one_are_counted() {
+    let whole = tempfile::tempdir().unwrap();
+    build(whole.path());
+    let wal = last_wal(whole.path());
+    let end = wal::tail(&wal).unwrap().end;
+    for place in 0..400 {
         let directory = copy(whole.path());
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .open(find(directory.path(), "log"))
-            .unwrap();
-        file.set_len(length - torn).unwrap();
-        drop(file);
-        let Outcome::Intact { last, cut } = judge(directory.path(), "torn") else {
-            panic!("a torn tail was refused")
-        };
-        assert!(last < last_seen || torn == 200, "{torn} bytes torn, last {last}");
-        assert!(cut > 0, "{torn} bytes torn and not counted");
-        last_seen = last;
-        let Outcome::Intact { last: again, cut } = judge(directory.path(), "again") else {
-            panic!("refused the second time")
-        };
-        assert_eq!((again, cut), (last, 0), "what was cut stays cut, and is counted once");
-        let mut log = RocksLog::open(directory.path()).unwrap();
-        write(&mut log, last + 1, last + 5, 2);
-        log.mark();
-        drop(log);
-        let log = RocksLog::open(directory.path()).unwrap();
-        assert_eq!(log.recovered().last.index, last + 5);
+        let at = end - 2000 + place;
+        let mut content = fs::read(&wal).unwrap();
+        content[at as usize] ^= 0xff;
+        fs::write(last_wal(directory.path()), content).unwrap();
+        let tail = wal::tail(&last_wal(directory.path())).unwrap();
+        assert!(tail.end <= at && tail.torn > 0, "byte {at} of {end}: {tail:?}");
     }
 }
 
@@ -232,9 +289,7 @@ fn a_wal_cut_before_mark_is_refused() {
     let whole = tempfile::tempdir().unwrap();
     build(whole.path());
     let directory = copy(whole.path());
-    let wal = find(directory.path(), "log");
-    let file = fs::OpenOptions::new().write(true).open(&wal).unwrap();
-    file.set_len(fs::metadata(&wal).unwrap().len() - 40 * 400).unwrap();
+    tear(directory.path(), 40 * 400, true);
     let Outcome::Refused(text) = judge(directory.path(), "cut before MARK") else {
         panic!("accepted")
     };
@@ -347,7 +402,8 @@ fn mark_goes_down_before_an_overwrite_and_up_after_a_vote() {
 fn a_killed_process_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let mut log = RocksLog::open(directory.path()).unwrap();
-    for index in 1..=20 {
+    recycle(&mut log, directory.path(), 1);
+    for index in 51..=70 {
         write(&mut log, index, index, 2);
         if index % 4 == 0 {
             log.truncate(EntryId {
@@ -378,7 +434,13 @@ fn a_scrub_finds_a_file_damaged_under_an_open_log() {
     build(whole.path());
     let log = RocksLog::open(whole.path()).unwrap();
     log.verify_checksums().unwrap();
-    let path = find(whole.path(), "sst");
+    let mut tables = files(whole.path())
+        .into_iter()
+        .filter(|file| file.extension().is_some_and(|extension| extension == "sst"));
+    let first = tables
+        .next()
+        .expect("the table of what was written before the second start");
+    let path = whole.path().join(first);
     let mut content = fs::read(&path).unwrap();
     content[1000] ^= 1;
     fs::write(&path, content).unwrap();

@@ -12,14 +12,16 @@
 //!   reset        [lower MARK]  batch (delete all, note, HardState, no intent)+sync  raise MARK
 //! ```
 //!
-//! The WAL is not recycled: it would save a quarter of a sync, but a recycled file holds old records behind the new
-//! ones, and the damage tests have not been run with it. There is no block cache: recent entries come from the
-//! replica's cache, the rest is read once, and a scrub must see the disk and not a cache.
+//! WALs are written over old ones (`wal`). There is no block cache: recent entries come from the replica's cache, the
+//! rest is read once, and a scrub must see the disk and not a cache.
 //!
 //! A reader holds the database open: the log can be opened again once writer and readers are gone.
 //!
 //! Deliberately not here: timing and counting of syncs (the driver's), and any repair. Damage is reported and left.
 
+pub mod wal;
+
+use self::wal::Tail;
 use super::mark::{Mark, MarkFile};
 use super::recover::{Judged, Notes, damage_text, judge};
 use super::row::{
@@ -42,6 +44,8 @@ const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_COUNT_MAX: i32 = 4;
 /// An entry and its deletion meet in a flush of two memtables and neither is written.
 const WRITE_BUFFERS_PER_FLUSH: i32 = 2;
+/// WALs that are kept to be written over: as many as are in use at once.
+const SPARE_WALS_MAX: usize = 4;
 /// Reads are long and sequential.
 const BLOCK_BYTES: usize = 64 << 10;
 /// Spreads the write-back of a flush, so that a WAL sync does not wait behind all of it.
@@ -90,6 +94,8 @@ impl RocksLog {
     fn open_judged(directory: &Path, complaints: &Complaints) -> Result<RocksLog, String> {
         let mark_file = MarkFile::open_or_create(directory)?;
         let files_found = files_found(directory)?;
+        let wal_tail = wal::last(directory).and_then(|wal| wal.map_or(Ok(Tail::default()), |wal| wal::tail(&wal)));
+        let wal_tail = wal_tail.map_err(|error| format!("cannot read the last WAL: {error}"))?;
         let promises_nothing = mark_file.written() == Mark::default();
         // A log that promised something is never created anew: an empty one would be a voter with amnesia.
         let options = options(promises_nothing, complaints);
@@ -109,17 +115,11 @@ impl RocksLog {
             batch.delete_range(&entry_key(last.id.index + 1)[..], ENTRIES_END);
             reader.write_synced(batch);
         }
-        let torn_bytes: u64 = complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .map(|line| dropped_bytes(line))
-            .sum();
         let recovered = Recovered {
             hard_state: notes.hard_state.clone(),
             truncated: notes.truncated.id,
             last: last.id,
-            torn_tail_cut: torn_rows + torn_bytes,
+            torn_tail_cut: torn_rows + wal_tail.torn,
             install_intent: notes.install_intent.clone(),
         };
         let Notes {
@@ -341,6 +341,25 @@ impl RocksReader {
             .map_err(|what| damage_text(&self.directory, &what, &[]))
     }
 
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes the current WAL longer, for whoever will write over it; none of it is a row.
+    pub fn lengthen_wal(&self, bytes: usize) -> Result<(), String> {
+        self.named(wal::lengthen(&self.db, bytes))
+    }
+
+    /// Goes on in another WAL; the current one is kept to be written over.
+    pub fn change_wal(&self) -> Result<(), String> {
+        self.named(wal::change(&self.db))
+    }
+
+    fn named(&self, done: Result<(), rocksdb::Error>) -> Result<(), String> {
+        done.map_err(|error| format!("{}: {error}", self.directory.display()))
+    }
+
     /// One iterator is one snapshot, so a truncation or overwrite meanwhile is no damage.
     fn verify_rows(&self) -> Result<(), String> {
         self.notes()?;
@@ -438,6 +457,7 @@ fn options(create: bool, complaints: &Complaints) -> Options {
     options.set_paranoid_checks(true);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
+    options.set_recycle_log_file_num(SPARE_WALS_MAX);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(WRITE_BUFFER_COUNT_MAX);
     options.set_min_write_buffer_number_to_merge(WRITE_BUFFERS_PER_FLUSH);
@@ -477,12 +497,4 @@ fn files_found(directory: &Path) -> Result<String, String> {
     });
     names.sort();
     Ok(names.join(", "))
-}
-
-/// The number in RocksDB's "dropping 123 bytes", 0 in any other line; only reported, never judged by.
-fn dropped_bytes(complaint: &str) -> u64 {
-    let number = complaint
-        .split_once("dropping ")
-        .and_then(|(_, rest)| rest.split_once(" bytes"));
-    number.and_then(|(number, _)| number.parse().ok()).unwrap_or(0)
 }

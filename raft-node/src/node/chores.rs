@@ -39,6 +39,7 @@ pub fn start(runtime: &Runtime, node: &Arc<Node>, config: &Config, log: RocksRea
     }
     runtime.spawn(watch_space(Arc::clone(node), config.data_dir.clone()));
     runtime.spawn(measure(Arc::clone(node)));
+    runtime.spawn(make_spare_wal(Arc::clone(node), log.clone()));
     let published = Arc::clone(&node.published);
     let scrub = move || {
         log.verify_checksums()
@@ -164,6 +165,35 @@ async fn watch_space(node: Arc<Node>, directory: PathBuf) {
                 warn!(node.logger, "cannot change the NOSPACE alarm now"; "error" => %error);
             }
         }
+    }
+}
+
+/// Gives the log a file to write over, a little at a time; a disk that is slow or nearly full is spared.
+async fn make_spare_wal(node: Arc<Node>, log: RocksReader) {
+    let mut serving = node.published.serving.subscribe();
+    if serving.wait_for(|serving| *serving).await.is_err() {
+        return;
+    }
+    if free_bytes(log.directory()).is_none_or(|free| free < limits::SPARE_WAL_FREE_DISK_BYTES_MIN) {
+        return;
+    }
+    for step in 0..limits::SPARE_WAL_STEPS + 2 {
+        let log = log.clone();
+        let began = Instant::now();
+        let done = tokio::task::spawn_blocking(move || {
+            if step < limits::SPARE_WAL_STEPS {
+                log.lengthen_wal(limits::SPARE_WAL_STEP_BYTES)
+            } else {
+                // Away from it, and back.
+                log.change_wal()
+            }
+        });
+        match done.await {
+            Ok(Ok(())) if began.elapsed() <= limits::SPARE_WAL_STEP_MAX => {}
+            Ok(Err(error)) => return warn!(node.logger, "cannot make a spare write-ahead log"; "error" => error),
+            _ => return,
+        }
+        sleep(limits::SPARE_WAL_PAUSE).await;
     }
 }
 
