@@ -88,16 +88,17 @@ impl<R: LogReader> Turn for Turns<R> {
         if now >= rest.until {
             self.inputs.push(Input::Wake);
         }
+        // What arrives after a time is judged by that time: a vote may be given that could not before it.
+        let ticks = self.ticks.take(now, rest.ticks);
+        for _ in 0..ticks {
+            self.replica.handle(now, Input::Tick);
+        }
         let mut inputs = std::mem::take(&mut self.inputs);
         for input in inputs.drain(..) {
             self.note_snapshot(&input);
             self.replica.handle(now, input);
         }
         self.inputs = inputs;
-        let ticks = self.ticks.take(now, rest.ticks);
-        for _ in 0..ticks {
-            self.replica.handle(now, Input::Tick);
-        }
         let output = self.replica.take_output();
         self.carry_out(output);
         self.publish(ticks > 0);

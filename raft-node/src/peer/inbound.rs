@@ -15,6 +15,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -26,7 +27,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -199,10 +200,22 @@ async fn read(local: Arc<Local>, link: Arc<Link>, mut stream: TcpStream) {
 async fn pump(local: &Local, link: &Link, stream: &mut TcpStream) -> Result<(), FrameError> {
     let silent = || FrameError::Io(io::Error::new(io::ErrorKind::TimedOut, "no ping"));
     let mut buffer = BytesMut::new();
+    // A timer for each frame would cost more than the frame.
+    let mut heard = Instant::now();
+    let mut silence = pin!(sleep(limits::PEER_SILENCE));
     loop {
-        let bytes = timeout(limits::PEER_SILENCE, frame::fill(stream, &mut buffer))
-            .await
-            .map_err(|_| silent())??;
+        let bytes = tokio::select! {
+            biased;
+            bytes = frame::fill(stream, &mut buffer) => bytes?,
+            () = silence.as_mut() => {
+                if heard.elapsed() >= limits::PEER_SILENCE {
+                    return Err(silent());
+                }
+                silence.as_mut().reset(heard + limits::PEER_SILENCE);
+                continue;
+            }
+        };
+        heard = Instant::now();
         link.count_received(bytes);
         if link.is_removed() {
             return Ok(());

@@ -130,17 +130,25 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 
     /// A tick costs a wake-up, a hundred times a second. Of a member with nothing to do a leader needs the next one
-    /// that brings a heartbeat, and a follower one when that heartbeat has not come.
+    /// that brings a heartbeat, and a follower the last but one before an election: a heartbeat wakes it, and may wait
+    /// behind the ticks of a pause.
     fn idle_ticks(&self) -> u32 {
-        let heartbeat = self.raw.raft.heartbeat_timeout() as u32;
-        let ticks = if self.leads() { heartbeat } else { heartbeat + 1 };
         let has_nothing_open = self.pending.waiting() + self.pending.sent() + self.reads.open() == 0
             && self.unpersisted.is_empty()
             && self.moves.is_empty()
             && self.snapshots_in_flight.is_empty();
         let is_settled = self.leader() != 0 && self.handed_over_at.is_none() && self.installing.is_none();
-        let is_idle = has_nothing_open && is_settled && !self.lessor.is_due(self.now + limits::TICK * ticks);
-        if is_idle { ticks } else { 1 }
+        if !has_nothing_open || !is_settled {
+            return 1;
+        }
+        let ticks = if self.leads() {
+            self.raw.raft.heartbeat_timeout()
+        } else {
+            let to_election = self.election_timeout().saturating_sub(self.raw.raft.election_elapsed);
+            to_election.saturating_sub(1).max(1)
+        } as u32;
+        let is_due = self.lessor.is_due(self.now + limits::TICK * ticks);
+        if is_due { 1 } else { ticks }
     }
 
     /// Whether a batch is on its way, so that writes that arrive now could only wait: its end is an input.

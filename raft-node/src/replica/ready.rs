@@ -47,11 +47,16 @@ impl<W, R: LogReader> Replica<W, R> {
         self.raw.mut_store().append(&group.entries);
         let committed = ready.take_committed_entries();
         let mut messages = ready.take_persisted_messages();
+        messages.retain(|message| !self.spares(message));
         // raft-rs holds back all that a follower says. That it lives and follows promises nothing that a sync has to
         // come before, but for the term's (etcd's raft says it at once, too); and when the disks of most followers
         // hang for a moment, their leader must not step down for it.
         if self.term_since < number && self.is_persisted(self.term_since) {
-            self.send(messages.extract_if(.., is_heartbeat_response).collect());
+            self.send(
+                messages
+                    .extract_if(.., |message| is_heartbeat_response(message))
+                    .collect(),
+            );
         }
         if kv::mutants::is("ack-before-sync") {
             self.send(std::mem::take(&mut messages));
@@ -68,6 +73,17 @@ impl<W, R: LogReader> Replica<W, R> {
             self.raw.on_persist_ready(number);
             self.send(messages);
         }
+    }
+
+    /// Whether a leader can do without an answer: to every other heartbeat, as long as nothing happens.
+    fn spares(&mut self, message: &Message) -> bool {
+        if !is_heartbeat_response(message) {
+            return false;
+        }
+        let log = &self.raw.raft.raft_log;
+        let is_at_rest = self.unpersisted.is_empty() && log.committed == log.last_index();
+        self.spared_answer = !self.spared_answer && is_at_rest && message.context.is_empty();
+        self.spared_answer
     }
 
     /// Tells followers the commit index when nothing else is about to: with entries on their way the next
@@ -167,6 +183,6 @@ impl<W, R: LogReader> Replica<W, R> {
     }
 }
 
-fn is_heartbeat_response(message: &mut Message) -> bool {
+fn is_heartbeat_response(message: &Message) -> bool {
     message.get_msg_type() == MessageType::MsgHeartbeatResponse
 }

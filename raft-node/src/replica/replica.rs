@@ -92,6 +92,8 @@ pub struct Replica<W, R: LogReader> {
     /// The member whose connection broke and that has not been heard since; 0 is none. If it leads, it is
     /// probably gone, and writes wait for the next leader instead of being lost on the way to this one.
     pub(super) unheard: u64,
+    /// The last heartbeat was not answered.
+    pub(super) spared_answer: bool,
     pub(super) now: Time,
 }
 
@@ -152,6 +154,7 @@ impl<W, R: LogReader> Replica<W, R> {
             last_leader: 0,
             leaderless_since: None,
             unheard: 0,
+            spared_answer: false,
             now: Time::ZERO,
         }
     }
@@ -329,9 +332,13 @@ impl<W, R: LogReader> Replica<W, R> {
         }
     }
 
+    /// Ticks without a leader after which this member stands for election.
+    pub(super) fn election_timeout(&self) -> usize {
+        self.stagger.timeout(self.id, &self.voters(), self.raw.raft.term)
+    }
+
     fn tick(&mut self) {
-        let voters = self.voters();
-        let timeout = self.stagger.timeout(self.id, &voters, self.raw.raft.term);
+        let timeout = self.election_timeout();
         self.raw.raft.set_randomized_election_timeout(timeout);
         self.forwards_pause = false;
         if self.installing.is_none() {

@@ -746,7 +746,8 @@ fn only_the_answer_to_a_heartbeat_is_taken_for_one() {
 #[test]
 fn a_member_with_nothing_to_do_rests_from_heartbeat_to_heartbeat() {
     let mut trio = Trio::led();
-    let ticks = |trio: &mut Trio| IDS.map(|id| trio.peer(id).replica.rest().ticks);
+    // A follower's are as many as a die says.
+    let ticks = |trio: &mut Trio| IDS.map(|id| trio.peer(id).replica.rest().ticks.min(4));
     assert_eq!(ticks(&mut trio), [3, 4, 4]);
     trio.propose(2, put("forwarded"), 80);
     assert_eq!(ticks(&mut trio), [3, 1, 4], "a write waits for its answer");
@@ -766,6 +767,26 @@ fn a_member_with_nothing_to_do_rests_from_heartbeat_to_heartbeat() {
     }
     assert_eq!(trio.standing(2).leader, 0);
     assert_eq!(trio.peer(2).replica.rest().ticks, 1, "an election");
+}
+
+#[test]
+fn a_follower_rests_until_it_may_have_to_stand_for_election() {
+    let mut trio = Trio::led();
+    let mut silence = 0;
+    while trio.standing(3).role == Role::Follower {
+        let planned = trio.peer(3).replica.rest().ticks;
+        assert!(planned > 0 && silence < 40);
+        for passed in 1..=planned {
+            trio.tick(3);
+            let stands = trio.standing(3).role != Role::Follower;
+            assert!(
+                !stands || passed == planned,
+                "it overslept: {passed} of {planned} ticks"
+            );
+        }
+        silence += planned;
+    }
+    assert!(silence >= 15, "an election after {silence} ticks");
 }
 
 #[test]
