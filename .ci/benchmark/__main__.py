@@ -76,10 +76,11 @@ def trust(options, systems):
 
 def measure(options, row, name, binary):
     """One round: the result, and what speaks against it."""
-    share = wait_idle()
-    problems = [f"the machine was {share:.0%} busy before a round"] if share >= BUSY_MAX else []
     cluster = Null(binary) if name == "limit" else Cluster(binary, options.flags, options.members)
     try:
+        # What a start brings with it is over then, too.
+        share = wait_idle()
+        problems = [f"the machine was {share:.0%} busy before a round"] if share >= BUSY_MAX else []
         result = row.run(Bench(options.load, name, cluster, options.seconds))
         if name != "limit":
             result.setdefault("rss_mb", cluster.rss_mb())
