@@ -27,6 +27,7 @@ fn open(path: &Path) -> Result<RocksEngine, String> {
         &RocksOptions {
             block_cache_bytes: 8 << 20,
             background_jobs: 2,
+            ..RocksOptions::default()
         },
     )
 }

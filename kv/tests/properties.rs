@@ -472,7 +472,7 @@ proptest! {
     #[test]
     fn the_disk_answers_like_the_model(steps in vec(step(), 1..80), ranges in vec(range(), 30), piece in select(vec![100, 1 << 20])) {
         let directory = tempfile::tempdir().unwrap();
-        let open = || RocksEngine::open(&directory.path().join("kv"), &RocksOptions { block_cache_bytes: 8 << 20, background_jobs: 1 });
+        let open = || RocksEngine::open(&directory.path().join("kv"), &RocksOptions { block_cache_bytes: 8 << 20, background_jobs: 1, ..RocksOptions::default() });
         let (entries, answers, model) = script(&steps, &[2]);
         let mut store = start(open().unwrap(), options(0, piece));
         let mut outcomes = vec![];

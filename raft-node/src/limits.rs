@@ -126,6 +126,8 @@ pub const PEER_URGENT_BYTES_MAX: usize = 4 << 20;
 pub const PEER_BULK_BYTES_MAX: usize = 64 << 20;
 /// Growing writes are refused while the state's file system has less free space.
 pub const FREE_DISK_BYTES_MIN: u64 = 256 << 20;
+/// Sizes of memtables among the members of a cluster.
+pub const MEMTABLE_SIZES: usize = 3;
 /// Steps in which a start makes a write-ahead log to be written over, so that no entry's sync waits for much of it.
 pub const SPARE_WAL_STEPS: usize = 128;
 /// Together as much as a memtable of the log.

@@ -20,8 +20,6 @@ use rocksdb::{
 };
 use std::{fs, path::Path, sync::Arc};
 
-/// A memtable's size: two of them per family can exist while one is flushed.
-const MEMTABLE_BYTES: usize = 16 << 20;
 /// All memtables together: when they hold this much, RocksDB flushes by itself.
 const MEMTABLES_BYTES_MAX: usize = 64 << 20;
 /// Files small enough that a compaction is short, large enough that 100 GB are not too many to hold open.
@@ -35,6 +33,8 @@ const TEXT_LOG_FILES: usize = 4;
 pub struct RocksOptions {
     /// Memory for blocks of files, their indexes and their filters.
     pub block_cache_bytes: usize,
+    /// A memtable's size: two of them per family can exist while one is flushed.
+    pub memtable_bytes: usize,
     /// Threads for flushes and compactions.
     pub background_jobs: i32,
 }
@@ -43,6 +43,7 @@ impl Default for RocksOptions {
     fn default() -> Self {
         Self {
             block_cache_bytes: 256 << 20,
+            memtable_bytes: 16 << 20,
             background_jobs: 2,
         }
     }
@@ -72,8 +73,8 @@ impl RocksEngine {
         let explain = |reason: String| format!("cannot open the state in {}: {reason}", path.display());
         let is_new = is_new(path).map_err(explain)?;
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
-        let families =
-            Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
+        let families = Family::ALL
+            .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, options, &cache)));
         let db = DB::open_cf_descriptors(&instance_options(options, is_new), path, families)
             .map_err(|error| explain(error.into_string()))?;
         Ok(Self { db: Arc::new(db) })
@@ -339,14 +340,14 @@ fn instance_options(options: &RocksOptions, is_new: bool) -> Options {
     instance
 }
 
-fn family_options(family: Family, cache: &Cache) -> Options {
+fn family_options(family: Family, chosen: &RocksOptions, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_format_version(6);
     let mut options = Options::default();
-    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_write_buffer_size(chosen.memtable_bytes);
     // Writes go on while some are flushed; together they stay within MEMTABLES_BYTES_MAX.
     options.set_max_write_buffer_number(4);
     options.set_target_file_size_base(FILE_BYTES);

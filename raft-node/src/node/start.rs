@@ -75,7 +75,7 @@ fn open(config: &Config, mut data_dir: DataDir, logger: &Logger) -> Result<Opene
         .install_intent
         .as_ref()
         .map(|intent| intent.directory.clone());
-    let state_directory = StateDirectory::open(&data_dir.kv, RocksOptions::default(), arriving.as_deref())
+    let state_directory = StateDirectory::open(&data_dir.kv, rocks_options(config), arriving.as_deref())
         .map_err(|why| StartError::new(Cause::Unusable, format!("cannot use {why}")))?;
     if let Some(intent) = log.recovered().install_intent.clone() {
         info!(logger, "finishing the installation of a snapshot"; "index" => intent.index);
@@ -111,6 +111,19 @@ fn open(config: &Config, mut data_dir: DataDir, logger: &Logger) -> Result<Opene
         store,
         state_directory,
     })
+}
+
+/// Members write the same rows at the same time. With memtables of one size all of them would flush and compact at
+/// once, and none would be left to answer quickly.
+fn rocks_options(config: &Config) -> RocksOptions {
+    let default = RocksOptions::default();
+    let own = config.member_id();
+    let before = config.initial_cluster.iter().filter(|member| member.id.0 < own.0);
+    let smaller = default.memtable_bytes / 8 * (before.count() % limits::MEMTABLE_SIZES);
+    RocksOptions {
+        memtable_bytes: default.memtable_bytes - smaller,
+        ..default
+    }
 }
 
 /// The cluster as the flags describe it, for a first start.
