@@ -57,6 +57,11 @@ def lines(results, rows):
             yield Line(row, title, limit, ours, low, high, theirs, ratio, target, holds)
 
 
+def written(ratio):
+    # Beyond that a figure says more about its own resolution than about the systems.
+    return f"{ratio:.2f}x" if ratio < 1000 else "over 1000x"
+
+
 def markdown(results, rows, version, unsound):
     """`unsound` names the rows whose figures are not to be compared."""
     def number(value):
@@ -65,7 +70,7 @@ def markdown(results, rows, version, unsound):
             "|---|---|---|---|---|---|---|---|"]
     for line in lines(results, rows):
         is_sound = line.row.name not in unsound
-        ratio = f"{line.ratio:.2f}x" if line.ratio and is_sound else ""
+        ratio = written(line.ratio) if line.ratio and is_sound else ""
         target = f"{line.target}{'' if line.holds else ' MISSED'}" if line.target and is_sound else line.target or ""
         text.append(f"| {line.row.what} | {line.measure} | {number(line.ours)} | {number(line.low)} to "
                     f"{number(line.high)} | {number(line.theirs)} | {ratio} | {target} | {number(line.limit)} |")
