@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 use tonic::{
     body::Body,
-    codegen::{StdError, http},
+    codegen::{Service, StdError, http},
 };
 
 use crate::{ConnectOptions, error::NotSent};
@@ -44,7 +44,6 @@ pub(crate) struct Wire(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    scheme: http::uri::Scheme,
     authority: http::uri::Authority,
     connect_timeout: Duration,
     keepalive_interval: Duration,
@@ -62,7 +61,6 @@ impl Wire {
     /// Towards `authority`, which has a port; nothing is sent yet.
     pub fn new(authority: http::uri::Authority, options: &ConnectOptions) -> Self {
         Self(Arc::new(Shared {
-            scheme: http::uri::Scheme::HTTP,
             authority,
             connect_timeout: options.connect_timeout,
             keepalive_interval: options.keepalive_interval,
@@ -134,14 +132,14 @@ impl Shared {
 
     fn address(&self, request: &mut Request) {
         let mut to = std::mem::take(request.uri_mut()).into_parts();
-        to.scheme = Some(self.scheme.clone());
+        to.scheme = Some(http::uri::Scheme::HTTP);
         to.authority = Some(self.authority.clone());
         *request.uri_mut() = http::Uri::from_parts(to).expect("a method's path is a path");
         request.headers_mut().insert(http::header::USER_AGENT, USER_AGENT);
     }
 }
 
-impl tower::Service<Request> for Wire {
+impl Service<Request> for Wire {
     type Response = Response;
     type Error = StdError;
     type Future = Pin<Box<dyn Future<Output = Result<Response, StdError>> + Send>>;

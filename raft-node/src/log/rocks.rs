@@ -21,7 +21,6 @@
 
 pub mod wal;
 
-use self::wal::Tail;
 use super::mark::{Mark, MarkFile};
 use super::recover::{Judged, Notes, damage_text, judge};
 use super::row::{
@@ -94,8 +93,7 @@ impl RocksLog {
     fn open_judged(directory: &Path, complaints: &Complaints) -> Result<RocksLog, String> {
         let mark_file = MarkFile::open_or_create(directory)?;
         let files_found = files_found(directory)?;
-        let wal_tail = wal::last(directory).and_then(|wal| wal.map_or(Ok(Tail::default()), |wal| wal::tail(&wal)));
-        let wal_tail = wal_tail.map_err(|error| format!("cannot read the last WAL: {error}"))?;
+        let wal_tail = wal::last_tail(directory).map_err(|error| format!("cannot read the last WAL: {error}"))?;
         let promises_nothing = mark_file.written() == Mark::default();
         // A log that promised something is never created anew: an empty one would be a voter with amnesia.
         let options = options(promises_nothing, complaints);
@@ -226,16 +224,8 @@ impl Log for RocksLog {
     }
 
     fn settle(&mut self) {
-        let mut options = FlushOptions::default();
-        options.set_wait(false);
         // As RocksDB does by itself when a memtable is full; a failure shows at the next write.
-        let begun = self.reader.db.flush_opt(&options);
-        begun.unwrap_or_else(|error| {
-            panic!(
-                "{}: cannot flush the Raft log: {error}",
-                self.reader.directory.display()
-            )
-        });
+        self.reader.flush(false);
     }
 
     fn truncate(&mut self, to: EntryId) {
@@ -347,17 +337,27 @@ impl RocksReader {
     }
 
     /// Makes the current WAL longer, for whoever will write over it; none of it is a row.
-    pub fn lengthen_wal(&self, bytes: usize) -> Result<(), String> {
-        self.named(wal::lengthen(&self.db, bytes))
+    pub fn lengthen_wal(&self, bytes: usize) {
+        let mut filler = WriteBatch::default();
+        filler.put_log_data(vec![0; bytes]);
+        self.write_synced(filler);
     }
 
     /// Goes on in another WAL; the current one is kept to be written over.
-    pub fn change_wal(&self) -> Result<(), String> {
-        self.named(wal::change(&self.db))
+    pub fn change_wal(&self) {
+        let mut batch = WriteBatch::default();
+        // Nobody's row: RocksDB changes WALs with the memtable, and does not flush an empty one.
+        batch.delete(b"-");
+        self.write_synced(batch);
+        self.flush(true);
     }
 
-    fn named(&self, done: Result<(), rocksdb::Error>) -> Result<(), String> {
-        done.map_err(|error| format!("{}: {error}", self.directory.display()))
+    fn flush(&self, waits: bool) {
+        let mut options = FlushOptions::default();
+        options.set_wait(waits);
+        self.db
+            .flush_opt(&options)
+            .unwrap_or_else(|error| panic!("{}: cannot flush the Raft log: {error}", self.directory.display()));
     }
 
     /// One iterator is one snapshot, so a truncation or overwrite meanwhile is no damage.

@@ -48,9 +48,14 @@ pub fn start(runtime: &Runtime, node: &Arc<Node>, config: &Config, log: RocksRea
     runtime.spawn(scrub_files(Arc::clone(node), scrub));
 }
 
-async fn publish_member(node: Arc<Node>, publish: PublishMember) {
+/// Waits until clients are served; false when that will not be.
+async fn serves(node: &Node) -> bool {
     let mut serving = node.published.serving.subscribe();
-    if serving.wait_for(|serving| *serving).await.is_err() {
+    serving.wait_for(|serving| *serving).await.is_ok()
+}
+
+async fn publish_member(node: Arc<Node>, publish: PublishMember) {
+    if !serves(&node).await {
         return;
     }
     info!(node.logger, "ready to serve client requests"; "name" => &publish.name,
@@ -170,8 +175,7 @@ async fn watch_space(node: Arc<Node>, directory: PathBuf) {
 
 /// Gives the log a file to write over, a little at a time; a disk that is slow or nearly full is spared.
 async fn make_spare_wal(node: Arc<Node>, log: RocksReader) {
-    let mut serving = node.published.serving.subscribe();
-    if serving.wait_for(|serving| *serving).await.is_err() {
+    if !serves(&node).await {
         return;
     }
     if free_bytes(log.directory()).is_none_or(|free| free < limits::SPARE_WAL_FREE_DISK_BYTES_MIN) {
@@ -182,15 +186,14 @@ async fn make_spare_wal(node: Arc<Node>, log: RocksReader) {
         let began = Instant::now();
         let done = tokio::task::spawn_blocking(move || {
             if step < limits::SPARE_WAL_STEPS {
-                log.lengthen_wal(limits::SPARE_WAL_STEP_BYTES)
+                log.lengthen_wal(limits::SPARE_WAL_STEP_BYTES);
             } else {
                 // Away from it, and back.
-                log.change_wal()
+                log.change_wal();
             }
         });
         match done.await {
-            Ok(Ok(())) if began.elapsed() <= limits::SPARE_WAL_STEP_MAX => {}
-            Ok(Err(error)) => return warn!(node.logger, "cannot make a spare write-ahead log"; "error" => error),
+            Ok(()) if began.elapsed() <= limits::SPARE_WAL_STEP_MAX => {}
             _ => return,
         }
         sleep(limits::SPARE_WAL_PAUSE).await;
