@@ -59,7 +59,7 @@ impl<E: Engine> View<E> {
         let filling = Filling::new(range, from_revision, bytes_max);
         let segments = self.shared.read().ring.since(from_revision);
         if let Some(segments) = segments {
-            let events = segments.iter().flat_map(|segment| segment.events.iter().cloned());
+            let events = segments.iter().flat_map(|segment| segment.events().iter().cloned());
             return Ok(self.without_forgotten(filling.fill(events, usize::MAX, self.revision())));
         }
         let from = layout::revision_key(from_revision);

@@ -48,7 +48,7 @@ pub fn folded(sum: u64) -> u32 {
 /// Adds a change to the chain: the new row, or `None` for a delete. What it replaced is left out: it follows
 /// from the changes before, and what of it is still stored depends on when forgotten rows were swept.
 pub fn chained(chain: u64, at: Revision, key: &[u8], row: Option<u64>) -> u64 {
-    let seed = chain ^ row.unwrap_or(0).rotate_left(32) ^ xxh3_64(&layout::event_key(at));
+    let seed = chain ^ row.unwrap_or(0).rotate_left(32) ^ xxh3_64(&layout::revision_bytes(at));
     xxh3_64_with_seed(key, seed)
 }
 

@@ -15,7 +15,7 @@
 //! Numbers are big endian. The rows `g` mirror `gone` in the order of revisions, so that a compaction finds
 //! what to forget without reading an event that it drops or a row that it keeps.
 
-use crate::record::Revision;
+use crate::{arena::Arena, record::Revision};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The state row of `meta`.
@@ -37,10 +37,23 @@ pub const FENCES: u8 = b'f';
 
 /// The key of an event in `ev`.
 pub fn event_key(at: Revision) -> Bytes {
-    let mut key = BytesMut::with_capacity(16);
-    key.put_i64(at.main);
-    key.put_i64(at.sub);
-    key.freeze()
+    Bytes::copy_from_slice(&revision_bytes(at))
+}
+
+/// The same, in a piece of memory with others.
+pub(crate) fn event_key_in(at: Revision, arena: &mut Arena) -> Bytes {
+    let key = revision_bytes(at);
+    arena.room(key.len()).extend_from_slice(&key);
+    arena.take()
+}
+
+/// A revision as keys hold it.
+pub fn revision_bytes(at: Revision) -> [u8; 16] {
+    let mut key = [0; 16];
+    let (main, sub) = key.split_at_mut(8);
+    main.copy_from_slice(&at.main.to_be_bytes());
+    sub.copy_from_slice(&at.sub.to_be_bytes());
+    key
 }
 
 /// The first key of a revision's events in `ev`.

@@ -6,10 +6,13 @@
 //!
 //! Read in this order: `store`, `apply`, `writer`, then `view`, `range`, `history`; `layout` has the map of rows.
 
+mod appended;
 mod apply;
+mod arena;
 mod check;
 mod chunks;
 mod count;
+mod encoded;
 pub mod engine;
 mod events;
 mod hash;
@@ -32,6 +35,7 @@ mod writer;
 pub use apply::{LeaseChange, Response};
 pub use check::{check_delete, check_put, check_range, check_txn, quota_cost};
 pub use chunks::RangeChunks;
+pub use encoded::{EncodedRange, RangeTail};
 pub use engine::{
     memory::MemoryEngine,
     rocks::{RocksEngine, RocksOptions},

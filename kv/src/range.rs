@@ -33,7 +33,7 @@ use std::cmp::Ordering;
 /// transactions; below gRPC's own limit of 2 GiB a message, and what a small machine can hold once.
 pub const REPLY_BYTES_MAX: usize = 512 << 20;
 /// What a key in an answer costs besides its key and value.
-const ANSWER_ROW_BYTES: usize = 64;
+pub const ANSWER_ROW_BYTES: usize = 64;
 /// Rows beyond twice the limit that are sorted before the cut is made.
 const SORT_SLACK_ROWS: usize = 1024;
 
@@ -158,7 +158,7 @@ pub fn range<R: Rows>(
 pub fn fill_single(reply: &mut RangeResponse, request: &RangeRequest, record: Option<Record>) {
     let Some(record) = record else { return };
     reply.count = 1;
-    if !request.count_only && passes(request, &record) {
+    if !request.count_only && passes(request, record.create_revision, record.modified.main) {
         reply.kvs.push(answer(request, request.key.clone(), &record));
     }
 }
@@ -183,14 +183,26 @@ pub fn has_filter(request: &RangeRequest) -> bool {
         || request.max_create_revision != 0
 }
 
-fn passes(request: &RangeRequest, record: &Record) -> bool {
+/// Whether a key with these revisions passes the request's filters.
+pub fn passes(request: &RangeRequest, create_revision: i64, mod_revision: i64) -> bool {
     let within = |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
-    within(record.modified.main, request.min_mod_revision, request.max_mod_revision)
+    within(mod_revision, request.min_mod_revision, request.max_mod_revision)
         && within(
-            record.create_revision,
+            create_revision,
             request.min_create_revision,
             request.max_create_revision,
         )
+}
+
+/// Whether the answer is what a walk over the keys meets, in its order.
+pub fn is_in_order_of_keys(request: &RangeRequest) -> bool {
+    order(request) == Order::Keys
+}
+
+/// An answer that nobody should have to hold.
+pub fn too_large(bytes_max: usize) -> Error {
+    let text = format!("etcdserver: the answer is larger than {bytes_max} bytes: use a limit or RangeStream");
+    Error::ResourceExhausted(text)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -253,7 +265,7 @@ impl<'a> Gathered<'a> {
 
     fn add(&mut self, key: Bytes, record: Record) -> Result<Walk, Error> {
         self.walked += 1;
-        if !passes(self.request, &record) {
+        if !passes(self.request, record.create_revision, record.modified.main) {
             return Ok(Walk::GoOn);
         }
         self.bytes += self.size(&key, &record);
@@ -282,11 +294,7 @@ impl<'a> Gathered<'a> {
             self.cut(keep);
         }
         if self.bytes > self.bytes_max {
-            let text = format!(
-                "etcdserver: the answer is larger than {} bytes: use a limit or RangeStream",
-                self.bytes_max
-            );
-            return Err(Error::ResourceExhausted(text));
+            return Err(too_large(self.bytes_max));
         }
         Ok(Walk::GoOn)
     }

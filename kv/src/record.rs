@@ -10,10 +10,10 @@
 //!
 //! Not here: where rows live (`layout`), what changes them (`writer`).
 
+use crate::arena::Arena;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 use proto::mvccpb;
-use std::ops::Range;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const RECORD_FORMAT: u8 = 1;
@@ -22,9 +22,9 @@ const HAS_PREV: u8 = 2;
 const HAS_BEFORE: u8 = 4;
 /// Room for the numbers of a record and its format, so that encoding allocates once.
 const RECORD_NUMBERS_BYTES: usize = 51;
-/// What an event costs in memory beside itself and its row: its count of references and its row's, and its places in a
-/// segment.
-const EVENT_SHARE_BYTES: usize = 96;
+/// What an event costs in memory beside its row, once somebody has read it: itself, its count of references, and its
+/// places in a segment.
+pub(crate) const EVENT_BYTES: usize = size_of::<Event>() + 96;
 /// What a live key costs besides its key and value: the numbers of its record and its share of an index.
 const LIVE_ROW_BYTES: i64 = 48;
 
@@ -80,18 +80,14 @@ impl Record {
 
     /// Reads a row; the value stays a slice of it.
     pub fn decode(mut row: Bytes) -> Self {
-        let format = row.first().copied();
-        assert!(
-            format == Some(RECORD_FORMAT),
-            "corrupt record row: format byte is {format:?}, not {RECORD_FORMAT}"
-        );
-        row.advance(1);
-        let create_revision = number(&mut row);
-        let modified = Revision {
-            main: number(&mut row),
-            sub: number(&mut row),
-        };
-        let (version, lease) = (number(&mut row), number(&mut row));
+        let RecordRef {
+            create_revision,
+            modified,
+            version,
+            lease,
+            value,
+        } = RecordRef::read(&row);
+        row.advance(row.len() - value.len());
         Self {
             create_revision,
             modified,
@@ -119,6 +115,42 @@ impl Record {
     }
 }
 
+/// A record as it is in its row.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// See [`Record`], as the others.
+    pub create_revision: i64,
+    pub modified: Revision,
+    pub version: i64,
+    pub lease: i64,
+    pub value: &'a [u8],
+}
+
+impl<'a> RecordRef<'a> {
+    /// Reads a row.
+    pub fn read(mut row: &'a [u8]) -> Self {
+        let format = row.first().copied();
+        assert!(
+            format == Some(RECORD_FORMAT),
+            "corrupt record row: format byte is {format:?}, not {RECORD_FORMAT}"
+        );
+        row.advance(1);
+        let create_revision = number(&mut row);
+        let modified = Revision {
+            main: number(&mut row),
+            sub: number(&mut row),
+        };
+        let (version, lease) = (number(&mut row), number(&mut row));
+        Self {
+            create_revision,
+            modified,
+            version,
+            lease,
+            value: row,
+        }
+    }
+}
+
 /// The share of one row in an order-independent sum over rows.
 pub fn row_hash(key: &[u8], row: &[u8]) -> u64 {
     xxh3_64_with_seed(row, xxh3_64(key))
@@ -126,13 +158,11 @@ pub fn row_hash(key: &[u8], row: &[u8]) -> u64 {
 
 /// An event as it is stored.
 #[derive(Clone, Debug)]
-pub struct Sealed {
+pub(crate) struct Sealed {
     /// The row of `ev`.
-    pub row: Bytes,
-    /// The row of `cur` that it made; a part of `row`, like the next.
-    pub record: Option<Bytes>,
-    /// The row of `cur` that it replaced.
-    pub prev: Option<Bytes>,
+    pub(crate) row: Bytes,
+    /// The row of `cur` that it made, a part of `row`.
+    pub(crate) record: Option<Bytes>,
 }
 
 /// Whether an event is rendered with the record that it replaced.
@@ -142,6 +172,31 @@ pub enum PrevKv {
     With,
     /// As any other watch gets it.
     Without,
+}
+
+/// The head of an event as it is in its row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EventRef<'a> {
+    pub(crate) key: &'a [u8],
+    /// The row of `cur` that it made.
+    pub(crate) record: Option<&'a [u8]>,
+    has_prev: bool,
+}
+
+impl<'a> EventRef<'a> {
+    /// Reads what a row begins with.
+    pub(crate) fn read(mut row: &'a [u8]) -> Self {
+        let flags = row.get_u8();
+        let key = slice(&mut row);
+        let record = (flags & HAS_RECORD != 0).then(|| slice(&mut row));
+        let has_prev = flags & HAS_PREV != 0;
+        Self { key, record, has_prev }
+    }
+
+    /// As [`Event::keys_delta`].
+    pub(crate) fn keys_delta(&self) -> i64 {
+        i64::from(self.record.is_some()) - i64::from(self.has_prev)
+    }
 }
 
 /// The change of one key.
@@ -178,7 +233,7 @@ impl Event {
     /// What it holds in memory, roughly.
     pub fn bytes(&self) -> usize {
         let value = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.value.len());
-        size_of::<Self>() + EVENT_SHARE_BYTES + self.key.len() + value(&self.record) + value(&self.prev)
+        EVENT_BYTES + self.key.len() + value(&self.record) + value(&self.prev)
     }
 
     /// +1 for a key that came into being, -1 for one that went, 0 for an overwrite.
@@ -213,10 +268,7 @@ impl Event {
     }
 
     /// The row of `ev`; its key holds the revision. `prev` is the row of what it replaced, which its caller has.
-    ///
-    /// The event's own bytes become slices of the row: whoever keeps the event keeps one piece of memory, and not
-    /// those that its parts came in.
-    pub fn seal(&mut self, prev: Option<&[u8]>) -> Sealed {
+    pub(crate) fn seal(&self, prev: Option<&[u8]>, arena: &mut Arena) -> Sealed {
         assert!(prev.is_some() == self.prev.is_some(), "the row of what it replaced");
         // Exactly what it takes: the ring holds tens of thousands of them.
         let piece = |length: usize| encoded_len_varint(length as u64) + length;
@@ -226,38 +278,31 @@ impl Event {
             + self.record.as_ref().map_or(0, |record| piece(record.encoded_len()))
             + prev.map_or(0, |prev| piece(prev.len()))
             + self.before.map_or(0, |before| number(before.main) + number(before.sub));
-        let mut row = BytesMut::with_capacity(size);
+        let row = arena.room(size);
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         row.put_u8(
             flag(self.record.is_some(), HAS_RECORD)
                 | flag(prev.is_some(), HAS_PREV)
                 | flag(self.before.is_some(), HAS_BEFORE),
         );
-        let key = put_piece(&mut row, &self.key);
+        put_piece(row, &self.key);
         let record = self.record.as_ref().map(|record| {
-            encode_varint(record.encoded_len() as u64, &mut row);
+            encode_varint(record.encoded_len() as u64, row);
             let start = row.len();
-            record.encode_into(&mut row);
+            record.encode_into(row);
             start..row.len()
         });
-        let prev = prev.map(|prev| put_piece(&mut row, prev));
+        if let Some(prev) = prev {
+            put_piece(row, prev);
+        }
         if let Some(before) = self.before {
-            encode_varint(before.main as u64, &mut row);
-            encode_varint(before.sub as u64, &mut row);
+            encode_varint(before.main as u64, row);
+            encode_varint(before.sub as u64, row);
         }
         debug_assert_eq!(row.len(), size, "the size that was reckoned");
-        let row = row.freeze();
-        // A value is what its record's row ends with.
-        let adopt = |record: &mut Option<Record>, at: &Option<Range<usize>>| {
-            if let (Some(record), Some(at)) = (record, at) {
-                record.value = row.slice(at.end - record.value.len()..at.end);
-            }
-        };
-        self.key = row.slice(key);
-        adopt(&mut self.record, &record);
-        adopt(&mut self.prev, &prev);
-        let [record, prev] = [record, prev].map(|at| at.map(|at| row.slice(at)));
-        Sealed { row, record, prev }
+        let row = arena.take();
+        let record = record.map(|record| row.slice(record));
+        Sealed { row, record }
     }
 
     /// Reads a row; keys and values stay slices of it.
@@ -291,25 +336,35 @@ impl Event {
     }
 }
 
-fn number(row: &mut Bytes) -> i64 {
+fn number(row: &mut impl Buf) -> i64 {
     decode_varint(row).expect("corrupt row: a number in it does not end") as i64
 }
 
-fn put_piece(row: &mut BytesMut, piece: &[u8]) -> Range<usize> {
+fn put_piece(row: &mut BytesMut, piece: &[u8]) {
     encode_varint(piece.len() as u64, row);
-    let start = row.len();
     row.put_slice(piece);
-    start..row.len()
 }
 
 fn piece(row: &mut Bytes) -> Bytes {
+    let length = length(row);
+    row.split_to(length)
+}
+
+fn slice<'a>(row: &mut &'a [u8]) -> &'a [u8] {
+    let length = length(row);
+    let (piece, rest) = row.split_at(length);
+    *row = rest;
+    piece
+}
+
+fn length(row: &mut impl Buf) -> usize {
     let length = number(row) as usize;
     assert!(
-        length <= row.len(),
+        length <= row.remaining(),
         "corrupt row: a piece of {length} bytes in the {} that are left",
-        row.len()
+        row.remaining()
     );
-    row.split_to(length)
+    length
 }
 
 #[cfg(test)]
@@ -333,7 +388,7 @@ mod tests {
             (Some(record.clone()), Some(record.clone()), None),
             (Some(record.clone()), None, Some(Revision { main: 7, sub: 1 })),
         ] {
-            let mut event = Event {
+            let event = Event {
                 revision: 9,
                 sub: 2,
                 key: "k".into(),
@@ -342,10 +397,11 @@ mod tests {
                 before,
             };
             let row = |record: &Option<Record>| record.as_ref().map(Record::encode);
-            let (unsealed, rows) = (event.clone(), [row(&event.record), row(&event.prev)]);
-            let sealed = event.seal(rows[1].as_deref());
-            assert_eq!(event, unsealed);
-            assert_eq!([sealed.record, sealed.prev], rows);
+            let sealed = event.seal(row(&event.prev).as_deref(), &mut Arena::default());
+            assert_eq!(sealed.record, row(&event.record));
+            let head = EventRef::read(&sealed.row);
+            assert_eq!((head.key, head.record), (&event.key[..], sealed.record.as_deref()));
+            assert_eq!(head.keys_delta(), event.keys_delta());
             assert_eq!(Event::decode(event.at(), sealed.row), event);
         }
     }

@@ -7,20 +7,57 @@
 //! It holds every change from `start` on, so the newest event here of a key is its present state: apply need not
 //! ask the engine for keys that changed lately.
 
-use crate::record::Event;
+use crate::{
+    record::{EVENT_BYTES, Event, EventRef, Revision},
+    shared::MadeOnce,
+};
 use bytes::Bytes;
 use std::{collections::VecDeque, sync::Arc};
 use xxhash_rust::xxh3::xxh3_64;
 
+/// One change, as it is stored.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub at: Revision,
+    /// The row of `ev`.
+    pub row: Bytes,
+}
+
+impl Change {
+    /// The row of `cur` that it made.
+    pub fn record(&self) -> Option<Bytes> {
+        EventRef::read(&self.row)
+            .record
+            .map(|record| self.row.slice_ref(record))
+    }
+
+    /// What it holds in memory, once somebody has read it.
+    pub fn bytes(&self) -> usize {
+        EVENT_BYTES + self.row.len()
+    }
+}
+
 /// The events of one applied batch, in order.
 #[derive(Debug)]
 pub struct Segment {
-    /// Its events.
-    pub events: Vec<Arc<Event>>,
-    /// The row of `cur` that each has made, and holds.
-    rows: Vec<Option<Bytes>>,
+    changes: Vec<Change>,
+    /// Read from their rows when somebody first wants them: most events are never looked at.
+    events: MadeOnce<Vec<Arc<Event>>>,
     last: i64,
     bytes: usize,
+}
+
+impl Segment {
+    /// Its events as they are stored.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Its events.
+    pub fn events(&self) -> &[Arc<Event>] {
+        let read = |change: &Change| Arc::new(Event::decode(change.at, change.row.clone()));
+        self.events.get(|| self.changes.iter().map(read).collect())
+    }
 }
 
 /// Bytes of events to a slot: about those of a small event.
@@ -61,16 +98,16 @@ impl Ring {
         }
     }
 
-    /// Adds what one batch did, with the rows of `cur` that it made; the oldest batches go when there is no room.
-    pub fn push(&mut self, events: Vec<Arc<Event>>, rows: Vec<Option<Bytes>>) {
-        let Some(last) = events.last().map(|event| event.revision) else {
+    /// Adds what one batch did; the oldest batches go when there is no room.
+    pub fn push(&mut self, changes: Vec<Change>) {
+        let Some(last) = changes.last().map(|change| change.at.main) else {
             return;
         };
-        let bytes = events.iter().map(|event| event.bytes()).sum();
+        let bytes = changes.iter().map(Change::bytes).sum();
         self.bytes += bytes;
         let segment = self.gone + self.segments.len() as u64 + 1;
-        for (event, at) in events.iter().zip(0..) {
-            let (slot, tag) = self.slot(&event.key);
+        for (change, at) in changes.iter().zip(0..) {
+            let (slot, tag) = self.slot(EventRef::read(&change.row).key);
             self.newest[slot] = Place {
                 segment,
                 event: at,
@@ -78,8 +115,8 @@ impl Ring {
             };
         }
         let segment = Segment {
-            events,
-            rows,
+            changes,
+            events: MadeOnce::default(),
             last,
             bytes,
         };
@@ -92,15 +129,13 @@ impl Ring {
         }
     }
 
-    /// The last change of a key, if it is found among these events: a look that may miss, never one that errs. With
-    /// it the row of `cur` that it made.
-    pub fn latest(&self, key: &[u8]) -> Option<(&Arc<Event>, &Option<Bytes>)> {
+    /// The last change of a key, if it is found among these: a look that may miss, never one that errs.
+    pub fn latest(&self, key: &[u8]) -> Option<&Change> {
         let (slot, tag) = self.slot(key);
         let place = Some(self.newest[slot]).filter(|place| place.tag == tag)?;
         let segment = place.segment.checked_sub(self.gone + 1)?;
-        let (segment, at) = (&self.segments[segment as usize], place.event as usize);
-        let event = &segment.events[at];
-        (event.key == key).then_some((event, &segment.rows[at]))
+        let change = &self.segments[segment as usize].changes[place.event as usize];
+        (EventRef::read(&change.row).key == key).then_some(change)
     }
 
     /// Of a key, and what its place is marked with.
@@ -130,73 +165,80 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arena::Arena;
 
-    fn event(revision: i64) -> Arc<Event> {
-        Arc::new(Event {
+    fn change(key: &'static str, revision: i64, sub: i64) -> Change {
+        let event = Event {
             revision,
-            sub: 0,
-            key: "k".into(),
+            sub,
+            key: key.into(),
             record: None,
             prev: None,
             before: None,
-        })
+        };
+        Change {
+            at: event.at(),
+            row: event.seal(None, &mut Arena::default()).row,
+        }
     }
 
-    fn change(key: &'static str, revision: i64, sub: i64) -> Arc<Event> {
-        let (key, event) = (key.into(), event(revision));
-        Arc::new(Event {
-            sub,
-            key,
-            ..(*event).clone()
-        })
-    }
-
-    fn push(ring: &mut Ring, events: Vec<Arc<Event>>) {
-        let rows = vec![None; events.len()];
-        ring.push(events, rows);
+    fn any(revision: i64) -> Change {
+        change("k", revision, 0)
     }
 
     #[test]
     fn the_last_change_of_a_key_is_found_until_it_goes() {
         let at = |ring: &Ring, key: &str| {
-            ring.latest(key.as_bytes())
-                .map(|(event, _)| (event.revision, event.sub))
+            let latest = ring.latest(key.as_bytes())?;
+            Some((latest.at.main, latest.at.sub))
         };
         // Room for four events, and slots enough that these keys do not share one.
         let mut ring = Ring::new(2, 64 << 10);
-        ring.bytes_max = 4 * event(0).bytes() + 4;
-        push(&mut ring, vec![change("a", 2, 0), change("b", 2, 1), change("a", 2, 2)]);
+        ring.bytes_max = 4 * any(0).bytes() + 4;
+        ring.push(vec![change("a", 2, 0), change("b", 2, 1), change("a", 2, 2)]);
         assert_eq!((at(&ring, "a"), at(&ring, "b")), (Some((2, 2)), Some((2, 1))));
-        push(&mut ring, vec![change("b", 3, 0)]);
+        ring.push(vec![change("b", 3, 0)]);
         assert_eq!((at(&ring, "b"), at(&ring, "c")), (Some((3, 0)), None));
-        push(&mut ring, vec![change("c", 4, 0)]);
+        ring.push(vec![change("c", 4, 0)]);
         assert_eq!(ring.start, 3, "the first segment went");
         assert_eq!((at(&ring, "a"), at(&ring, "b")), (None, Some((3, 0))));
         ring.restart(5);
         assert_eq!(at(&ring, "b"), None);
-        push(&mut ring, vec![change("c", 5, 0)]);
+        ring.push(vec![change("c", 5, 0)]);
         assert_eq!((at(&ring, "b"), at(&ring, "c")), (None, Some((5, 0))));
     }
 
     #[test]
     fn a_key_in_anothers_slot_is_not_taken_for_it() {
-        let mut ring = Ring::new(2, 4 * event(0).bytes());
-        push(&mut ring, vec![change("a", 2, 0)]);
+        let mut ring = Ring::new(2, 4 * any(0).bytes());
+        ring.push(vec![change("a", 2, 0)]);
         let (slot, tag) = ring.slot(b"z");
         ring.newest[slot] = Place {
             tag,
             ..ring.newest[ring.slot(b"a").0]
         };
-        assert_eq!(ring.latest(b"z"), None);
+        assert!(ring.latest(b"z").is_none());
+    }
+
+    #[test]
+    fn events_are_read_from_their_rows() {
+        let mut ring = Ring::new(2, 64 << 10);
+        ring.push(vec![change("a", 2, 0), change("b", 2, 1)]);
+        let segments = ring.since(2).expect("it is kept");
+        let events = segments[0].events().iter();
+        let seen: Vec<_> = events
+            .map(|event| (event.revision, event.sub, &event.key[..]))
+            .collect();
+        assert_eq!(seen, [(2, 0, &b"a"[..]), (2, 1, &b"b"[..])]);
     }
 
     #[test]
     fn the_oldest_goes_and_is_missed() {
-        let mut ring = Ring::new(2, 3 * event(0).bytes());
+        let mut ring = Ring::new(2, 3 * any(0).bytes());
         assert!(ring.since(1).is_none());
         assert!(ring.since(2).is_some_and(|segments| segments.is_empty()));
         for revision in 2..=5 {
-            push(&mut ring, vec![event(revision)]);
+            ring.push(vec![any(revision)]);
         }
         assert!(ring.since(2).is_none());
         assert_eq!(ring.since(3).expect("it is kept").len(), 3);

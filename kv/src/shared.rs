@@ -1,11 +1,12 @@
-//! What the writer and all Views share besides the engine: the ring and the fences, behind one short lock.
+//! What the writer and all Views share besides the engine: the ring and the fences, behind one short lock, and what
+//! Views make for each other.
 //!
 //! The lock is held for a few comparisons or for the copying of references, never across a read of the
 //! engine. What is behind it can be ahead of a View, never behind it: the View reads its revision and takes
 //! back what happened since.
 
 use crate::{count::Fences, ring::Ring};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The recent past and the counts, as of the last publication.
 #[derive(Debug)]
@@ -46,5 +47,22 @@ impl Shared {
         self.recent
             .write()
             .expect("nothing that holds this lock panics: a panic ends the process")
+    }
+}
+
+/// What the first reader makes, for all that come after.
+#[derive(Debug)]
+pub(crate) struct MadeOnce<T>(OnceLock<T>);
+
+impl<T> Default for MadeOnce<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> MadeOnce<T> {
+    /// It, as `make` makes it if nobody has yet. Whoever comes meanwhile waits.
+    pub(crate) fn get(&self, make: impl FnOnce() -> T) -> &T {
+        self.0.get_or_init(make)
     }
 }

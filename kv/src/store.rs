@@ -9,6 +9,7 @@
 
 use crate::{
     apply::{self, LeaseChange, Response},
+    arena::Arena,
     engine::{Batch, Engine, Family, Rows},
     hash, layout, opening,
     record::Revision,
@@ -99,6 +100,8 @@ pub struct Store<E: Engine> {
     state: State,
     shared: Arc<Shared>,
     view: Arc<View<E>>,
+    /// For rows of events.
+    arena: Arena,
     /// Whether forgotten deletes may be left to sweep.
     is_swept: bool,
     /// The compaction whose files were given back.
@@ -129,6 +132,7 @@ impl<E: Engine> Store<E> {
             state,
             shared,
             view,
+            arena: Arena::default(),
             is_swept: false,
             reclaimed: -1,
         }
@@ -239,7 +243,8 @@ impl<E: Engine> Store<E> {
             (self.options.ring_bytes, self.options.piece_bytes_max),
         );
         let was_compacted = self.state.compact_revision;
-        let mut writer = Writer::new(&self.engine, &shared, &mut self.registry, self.state, bounds);
+        let arena = &mut self.arena;
+        let mut writer = Writer::new(&self.engine, &shared, &mut self.registry, arena, self.state, bounds);
         let mut keys = Vec::new();
         for command in batches.iter().flat_map(|batch| &batch.commands) {
             apply::keys_of(command, &mut keys);
@@ -267,7 +272,7 @@ impl<E: Engine> Store<E> {
             ..
         } = &mut *recent;
         match written.recent {
-            Some((events, rows)) => ring.push(events, rows),
+            Some(changes) => ring.push(changes),
             None => ring.restart(self.state.revision + 1),
         }
         (*revision, *compact_revision) = (self.state.revision, self.state.compact_revision);

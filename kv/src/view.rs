@@ -13,7 +13,7 @@ use crate::{
     history::Forgotten,
     layout,
     range::{self, At, Failure, REPLY_BYTES_MAX},
-    record::Record,
+    record::{EventRef, Record},
     shared::Shared,
     state::{Applied, State, header},
     txn,
@@ -217,9 +217,11 @@ impl<E: Engine> View<E> {
         let (Some(whole), Some(since)) = (whole, since) else {
             return range::walk(&self.snapshot, &from, end.as_deref(), at);
         };
-        let later = since.iter().flat_map(|segment| &segment.events);
-        let later = later.filter(|event| event.revision > revision && whole.contains(&event.key));
-        let since: i64 = later.map(|event| event.keys_delta()).sum();
+        let later = since.iter().flat_map(|segment| segment.changes());
+        let later = later.filter(|change| change.at.main > revision);
+        let later = later.map(|change| EventRef::read(&change.row));
+        let within = later.filter(|event| whole.contains(event.key));
+        let since: i64 = within.map(|event| event.keys_delta()).sum();
         let mut keys = whole.keys - since + range::walk(&self.snapshot, &from, Some(&whole.from), at)?;
         if let Some(to) = &whole.to {
             keys += range::walk(&self.snapshot, to, end.as_deref(), at)?;

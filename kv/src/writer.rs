@@ -16,25 +16,28 @@
 //! Readers see nothing of it before the store publishes a View. Not here: what commands mean (`apply`, `txn`).
 
 use crate::{
+    appended::Appended,
+    arena::Arena,
     count::{self, Fences},
     engine::{Batch, Engine, Family, Row, Rows},
     hash, layout, mutants,
     record::{Event, Record, Revision, row_hash},
     registry::Registry,
+    ring::Change,
     shared::Shared,
     state::State,
     touched::{Held, Touched},
 };
 use bytes::Bytes;
-use std::{cmp::Ordering, collections::BTreeMap, iter::Peekable, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, iter::Peekable};
 
 /// Rows that are written at once: what a member needs in memory for the largest write set.
 pub const PIECE_BYTES_MAX: usize = 64 << 20;
 /// What a row costs in memory besides its key and value.
 const ROW_BYTES: usize = 96;
 
-/// Events for the ring, each with the row of `cur` that it made.
-type Recent = (Vec<Arc<Event>>, Vec<Held>);
+/// Events for the ring.
+type Recent = Vec<Change>;
 type Changes = BTreeMap<Bytes, Held>;
 
 /// One batch being applied.
@@ -42,9 +45,12 @@ pub(crate) struct Writer<'s, E: Engine> {
     engine: &'s E,
     shared: &'s Shared,
     pub(crate) registry: &'s mut Registry,
+    arena: &'s mut Arena,
     pub(crate) state: State,
     base: E::Snapshot,
     touched: [Touched; 4],
+    /// In the place of the touched rows of `ev`.
+    events: Appended,
     changed_bytes: usize,
     piece_bytes_max: usize,
     /// Rows that ride with the state row: they are not events, so nothing could undo them.
@@ -98,6 +104,7 @@ impl<'s, E: Engine> Writer<'s, E> {
         engine: &'s E,
         shared: &'s Shared,
         registry: &'s mut Registry,
+        arena: &'s mut Arena,
         state: State,
         (recent_bytes_max, piece_bytes_max): (usize, usize),
     ) -> Self {
@@ -105,9 +112,11 @@ impl<'s, E: Engine> Writer<'s, E> {
             engine,
             shared,
             registry,
+            arena,
             state,
             base: engine.snapshot(),
             touched: Default::default(),
+            events: Appended::default(),
             changed_bytes: 0,
             piece_bytes_max,
             rest: Changes::new(),
@@ -122,15 +131,16 @@ impl<'s, E: Engine> Writer<'s, E> {
     /// Reads the rows of these keys at once: what changed lately from the ring, the rest from the engine.
     pub(crate) fn prefetch(&mut self, keys: Vec<Bytes>) {
         // Of each put a row of `cur` and one of `ev`.
-        let [mut cur, ev] = [(); 2].map(|()| Touched::with_room(keys.len()));
+        let mut cur = Touched::with_room(keys.len());
+        self.events = Appended::with_room(keys.len());
         let recent = self.shared.read();
         let (mut asked, mut positions) = (Vec::new(), Vec::new());
         for key in keys {
             let Some(position) = cur.note(key) else { continue };
             let key = cur.key(position);
             // Not for a deleted key: whether its row in `gone` was swept is the engine's to say.
-            if let Some((_, Some(row))) = recent.ring.latest(key) {
-                let row = row.clone();
+            let latest = recent.ring.latest(key);
+            if let Some(row) = latest.and_then(Change::record) {
                 cur.know(position, Some(row));
             } else {
                 asked.push(key.clone());
@@ -149,9 +159,8 @@ impl<'s, E: Engine> Writer<'s, E> {
             let position = gone.note(key).expect("each key is once in `cur`");
             gone.know(position, row);
         }
-        for (family, touched) in [(Family::Cur, cur), (Family::Ev, ev), (Family::Gone, gone)] {
-            self.touched[family as usize] = touched;
-        }
+        self.touched[Family::Cur as usize] = cur;
+        self.touched[Family::Gone as usize] = gone;
     }
 
     /// The revision that the request at hand has made so far.
@@ -184,11 +193,11 @@ impl<'s, E: Engine> Writer<'s, E> {
             sub,
             key,
             record: Some(record),
-            prev: prev.clone(),
+            prev,
             before,
         };
-        self.change(event, prev_row.as_deref());
-        prev
+        self.change(&event, prev_row.as_deref());
+        event.prev
     }
 
     /// Deletes a live key.
@@ -205,7 +214,7 @@ impl<'s, E: Engine> Writer<'s, E> {
             prev: Some(prev),
             before: None,
         };
-        self.change(event, Some(&prev_row));
+        self.change(&event, Some(&prev_row));
     }
 
     /// Sets a row of `meta` that is written with the state row.
@@ -275,12 +284,13 @@ impl<'s, E: Engine> Writer<'s, E> {
         Some(before)
     }
 
-    fn change(&mut self, mut event: Event, prev_row: Option<&[u8]>) {
-        let (at, key) = (event.at(), event.key.clone());
-        let sealed = event.seal(prev_row);
-        let hash = |row: &Bytes| row_hash(&key, row);
-        let (row_is, row_was) = (sealed.record.as_ref().map(hash), sealed.prev.as_ref().map(hash));
-        let bytes = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.live_bytes(&key));
+    fn change(&mut self, event: &Event, prev_row: Option<&[u8]>) {
+        let (at, key) = (event.at(), &event.key);
+        let event_key = layout::event_key_in(at, self.arena);
+        let sealed = event.seal(prev_row, self.arena);
+        let hash = |row: &[u8]| row_hash(key, row);
+        let (row_is, row_was) = (sealed.record.as_deref().map(hash), prev_row.map(hash));
+        let bytes = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.live_bytes(key));
         self.state.live_bytes += bytes(&event.record) - bytes(&event.prev);
         self.state.keys_total += event.keys_delta();
         self.state.rows_hash = self
@@ -288,15 +298,17 @@ impl<'s, E: Engine> Writer<'s, E> {
             .rows_hash
             .wrapping_sub(row_was.unwrap_or(0))
             .wrapping_add(row_is.unwrap_or(0));
-        self.state.events_hash = hash::chained(self.state.events_hash, at, &key, row_is);
+        self.state.events_hash = hash::chained(self.state.events_hash, at, key, row_is);
         if event.keys_delta() != 0 {
-            let fence = self.shared.read().fences.fence_of(&key);
+            let fence = self.shared.read().fences.fence_of(key);
             *self.counted.entry(fence).or_default() += event.keys_delta();
         }
-        self.attach(&event);
-        self.set(Family::Ev, layout::event_key(at), Some(sealed.row));
-        self.set(Family::Cur, key, sealed.record.clone());
-        self.keep_recent(event, sealed.record);
+        self.attach(event);
+        let row = sealed.row.clone();
+        self.keep_recent(Change { at, row });
+        self.changed_bytes += ROW_BYTES + event_key.len() + sealed.row.len();
+        self.events.push(event_key, sealed.row);
+        self.set(Family::Cur, key.clone(), sealed.record);
         if self.changed_bytes > self.piece_bytes_max {
             self.write_piece();
         }
@@ -313,11 +325,10 @@ impl<'s, E: Engine> Writer<'s, E> {
         }
     }
 
-    fn keep_recent(&mut self, event: Event, row: Held) {
-        self.recent_bytes += event.bytes();
+    fn keep_recent(&mut self, change: Change) {
+        self.recent_bytes += change.bytes();
         if self.recent_bytes <= self.recent_bytes_max {
-            self.recent.0.push(Arc::new(event));
-            self.recent.1.push(row);
+            self.recent.push(change);
         } else {
             // Not even this batch fits into the ring: holding more of it would serve nobody.
             self.recent = Recent::default();
@@ -339,12 +350,16 @@ impl<'s, E: Engine> Writer<'s, E> {
 
     fn take_batch(&mut self) -> Batch {
         let mut batch = Batch::default();
+        let mut add = |family, key, row| match row {
+            Some(row) => batch.put(family, key, row),
+            None => batch.delete(family, key),
+        };
+        for (key, row) in std::mem::take(&mut self.events).into_rows() {
+            add(Family::Ev, key, row);
+        }
         for (family, touched) in Family::ALL.into_iter().zip(std::mem::take(&mut self.touched)) {
             for (key, row) in touched.into_changes() {
-                match row {
-                    Some(row) => batch.put(family, key, row),
-                    None => batch.delete(family, key),
-                }
+                add(family, key, row);
             }
         }
         self.changed_bytes = 0;
@@ -354,12 +369,22 @@ impl<'s, E: Engine> Writer<'s, E> {
 
 impl<E: Engine> Rows for Writer<'_, E> {
     fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
-        let touched = self.touched[family as usize].get(key);
+        let touched = match family {
+            Family::Ev => self.events.get(key),
+            family => self.touched[family as usize].get(key),
+        };
         touched.map_or_else(|| self.base.get(family, key), Clone::clone)
     }
 
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a {
-        let mut over = self.touched[family as usize].changes_in(from, to).peekable();
+        // Of one of the two there are none.
+        let events = (family == Family::Ev).then(|| self.events.in_range(from, to));
+        let touched = (family != Family::Ev).then(|| self.touched[family as usize].changes_in(from, to));
+        let mut over = events
+            .into_iter()
+            .flatten()
+            .chain(touched.into_iter().flatten())
+            .peekable();
         let mut under = self.base.scan(family, from, to).peekable();
         std::iter::from_fn(move || next_row(&mut under, &mut over))
     }

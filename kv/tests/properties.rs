@@ -276,6 +276,7 @@ fn assert_reads<E: Engine>(store: &Store<E>, model: &Model, ranges: &[RangeReque
     for request in ranges {
         let wanted = model.range(request);
         assert_eq!(view.range(request), wanted, "{request:?}");
+        assert_eq!(view.range_encoded(request).map(decoded), wanted, "{request:?}");
         if let Some(cached) = view.range_cached(request) {
             assert_eq!(cached, wanted, "{request:?}");
         }
@@ -461,6 +462,7 @@ proptest! {
         }
         for request in &ranges {
             prop_assert_eq!(view.range(request), model.range(request));
+            prop_assert_eq!(view.range_encoded(request).map(decoded), model.range(request));
         }
         prop_assert_eq!(view.hash_kv(0).unwrap(), view.hash_kv_kept());
     }
@@ -658,6 +660,64 @@ fn paging_counts_all_and_stops_at_the_limit() {
     };
     let reply = store.view().range(&request).unwrap();
     assert_eq!((reply.kvs.len(), reply.count, reply.more), (100, 2_990, true));
+}
+
+#[test]
+fn a_long_answer_is_encoded_in_pieces() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open(directory.path(), &RocksOptions::default()).unwrap();
+    let mut store = start(engine, StoreOptions::default());
+    // One of them is larger than any piece, and some are empty.
+    let put = |key: u64| {
+        Op::Put(PutRequest {
+            key: numbered(key),
+            value: vec![key as u8; if key == 777 { 300 << 10 } else { key as usize % 4_000 }].into(),
+            ..Default::default()
+        })
+    };
+    store.apply(&[entry(1, (0..4_000).map(put).collect())]);
+    let all = RangeRequest {
+        key: "\0".into(),
+        range_end: "\0".into(),
+        ..Default::default()
+    };
+    let view = store.view();
+    let encoded = view.range_encoded(&all).unwrap();
+    assert!(encoded.pieces.len() > 5, "{} pieces", encoded.pieces.len());
+    assert!(
+        encoded.tail.as_ref().unwrap().bytes() > 1 << 20,
+        "more than a turn of it is left"
+    );
+    assert_eq!(decoded(encoded), view.range(&all).unwrap());
+    for limit in [1, 1_500, 3_000, 3_500, 3_999, 4_000] {
+        let page = RangeRequest {
+            limit,
+            min_mod_revision: 7,
+            ..all.clone()
+        };
+        let encoded = view.range_encoded(&page).unwrap();
+        assert_eq!(decoded(encoded), view.range(&page).unwrap(), "{limit}");
+    }
+}
+
+/// As a client reads it.
+fn decoded<E: Engine>(encoded: kv::EncodedRange<E>) -> proto::etcdserverpb::RangeResponse {
+    assert!(encoded.rest.kvs.is_empty(), "rows are in the pieces");
+    assert!(
+        encoded.pieces.iter().all(|piece| !piece.is_empty()),
+        "a frame of nothing"
+    );
+    let mut message = encoded.rest.encode_to_vec();
+    message.extend(encoded.pieces.into_iter().flatten());
+    if let Some(mut tail) = encoded.tail {
+        let promised = message.len() + tail.bytes();
+        while tail.bytes() > 0 {
+            message.extend(tail.next_pieces().into_iter().flatten());
+        }
+        assert_eq!(message.len(), promised);
+        assert!(tail.next_pieces().is_empty(), "there is no more");
+    }
+    proto::etcdserverpb::RangeResponse::decode(&*message).unwrap()
 }
 
 #[test]

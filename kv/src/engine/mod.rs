@@ -11,7 +11,7 @@ pub mod memory;
 pub mod rocks;
 
 use bytes::Bytes;
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 /// One of the four ordered maps of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +96,21 @@ pub trait Rows {
     /// Every row with `from <= key < to` in order; without `to`, every row from `from` on. Rows may share
     /// memory: whoever keeps one of them for long copies it.
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a;
+
+    /// Shows every row that a scan would yield, without a copy of it, until `see` has seen enough.
+    fn visit(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) {
+        for (key, row) in self.scan(family, from, to) {
+            if see(&key, &row).is_break() {
+                return;
+            }
+        }
+    }
 
     /// How many rows a scan would yield.
     fn count(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> usize {

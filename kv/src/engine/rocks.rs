@@ -12,13 +12,14 @@
 //! that it does not have (bloom filters), `meta` is small.
 
 use super::{Batch, Cached, Engine, Family, Op, Row, Rows, Snapshot};
-use bytes::{Bytes, BytesMut};
+use crate::arena::Arena;
+use bytes::Bytes;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBPinnableSlice, DataBlockIndexType, FlushOptions, Options, ReadOptions, ReadTier, SnapshotWithThreadMode,
     WriteBatch, WriteOptions, checkpoint::Checkpoint,
 };
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, ops::ControlFlow, path::Path, sync::Arc};
 
 /// All memtables together: when they hold this much, RocksDB flushes by itself.
 const MEMTABLES_BYTES_MAX: usize = 64 << 20;
@@ -194,37 +195,22 @@ impl Rows for RocksSnapshot {
 
     fn scan<'a>(&'a self, family: Family, from: &'a [u8], to: Option<&'a [u8]>) -> impl Iterator<Item = Row> + 'a {
         let mut rows = Arena::default();
-        self.walk(family, from, to, move |key, value| rows.copied(key, value))
+        self.walk(family, from, to, move |key, value| {
+            let room = rows.room(key.len() + value.len());
+            room.extend_from_slice(key);
+            room.extend_from_slice(value);
+            let mut value = rows.take();
+            (value.split_to(key.len()), value)
+        })
+    }
+
+    fn visit(&self, family: Family, from: &[u8], to: Option<&[u8]>, see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        let mut rows = self.walk(family, from, to, see);
+        while rows.next().is_some_and(|seen| seen.is_continue()) {}
     }
 
     fn count(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> usize {
         self.walk(family, from, to, |_, _| ()).count()
-    }
-}
-
-/// Rows of one scan, many in one piece of memory.
-#[derive(Default)]
-struct Arena {
-    free: BytesMut,
-    /// Of the next piece, as long as no row is larger.
-    bytes: usize,
-}
-
-impl Arena {
-    /// The first row has its own piece: most scans end there.
-    const SECOND_BYTES: usize = 4 << 10;
-    const BYTES_MAX: usize = 64 << 10;
-
-    fn copied(&mut self, key: &[u8], value: &[u8]) -> Row {
-        let bytes = key.len() + value.len();
-        if self.free.capacity() < bytes {
-            self.free = BytesMut::with_capacity(bytes.max(self.bytes));
-            self.bytes = (2 * self.bytes).clamp(Self::SECOND_BYTES, Self::BYTES_MAX);
-        }
-        self.free.extend_from_slice(key);
-        self.free.extend_from_slice(value);
-        let mut value = self.free.split().freeze();
-        (value.split_to(key.len()), value)
     }
 }
 
