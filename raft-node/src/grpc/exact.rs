@@ -4,6 +4,7 @@
 use axum::response::{IntoResponse, Response};
 use std::{
     convert::Infallible,
+    fmt::Display,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -30,8 +31,8 @@ impl<S: NamedService> NamedService for Exact<S> {
     const NAME: &'static str = S::NAME;
 }
 
-/// What every service answers with.
-pub type Reply = http::Response<Body>;
+/// What tonic's services answer with.
+type Reply = http::Response<Body>;
 
 impl<S, B> Service<http::Request<B>> for Exact<S>
 where
@@ -87,9 +88,12 @@ fn too_large(status: &Status) -> Option<Status> {
         .strip_prefix("Error, decoded message length too large: found ")?;
     let (found, rest) = sizes.split_once(" bytes, the limit is: ")?;
     let limit = rest.strip_suffix(" bytes")?;
-    Some(Status::resource_exhausted(format!(
-        "grpc: received message larger than max ({found} vs. {limit})"
-    )))
+    Some(larger_than_max(found, limit))
+}
+
+/// The refusal of a message by its size, in gRPC-Go's words.
+pub fn larger_than_max(found: impl Display, limit: impl Display) -> Status {
+    Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
 }
 
 /// Answers a path that no service and no page has.

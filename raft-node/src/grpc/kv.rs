@@ -10,7 +10,8 @@ use super::{
     pulled::{Pulled, Source},
 };
 use crate::limits::RANGE_CHUNK_BYTES;
-use ::kv::{RangeChunks, Response as Applied, View};
+use ::kv::{EncodedRange, RangeChunks, RangeTail, Response as Applied, View};
+use bytes::Bytes;
 use proto::{
     Error,
     etcdserverpb::{
@@ -79,7 +80,7 @@ impl<M: Member> kv_server::Kv for Kv<M> {
     }
 }
 
-async fn put<M: Member>(member: &M, request: PutRequest, deadline: Instant) -> Result<PutResponse, Error> {
+pub async fn put<M: Member>(member: &M, request: PutRequest, deadline: Instant) -> Result<PutResponse, Error> {
     match write(member, Op::Put(request), deadline).await? {
         Applied::Put(reply) => Ok(PutResponse {
             header: Some(filled(member, reply.header)),
@@ -170,6 +171,26 @@ pub async fn range<M: Member>(member: &M, request: RangeRequest, deadline: Insta
     })
 }
 
+/// As [`range`], with the rows encoded as they were read.
+pub async fn range_encoded<M: Member>(
+    member: &M,
+    request: RangeRequest,
+    deadline: Instant,
+) -> Result<EncodedRange<M::Engine>, Error> {
+    ::kv::check_range(&request)?;
+    let view = view_for(member, &request, deadline).await?;
+    let mut range = match view.range_cached(&request) {
+        Some(reply) => EncodedRange {
+            rest: reply?,
+            pieces: Vec::new(),
+            tail: None,
+        },
+        None => member.blocking(move || view.range_encoded(&request)).await??,
+    };
+    range.rest.header = Some(filled(member, range.rest.header));
+    Ok(range)
+}
+
 async fn view_for<M: Member>(
     member: &M,
     request: &RangeRequest,
@@ -191,6 +212,32 @@ async fn range_stream<M: Member>(
     check::range_stream(&request)?;
     let view = view_for(member, &request, deadline).await?;
     member.blocking(move || view.range_chunks(request)).await?
+}
+
+/// The rows of a long answer that are encoded when there is room for them.
+pub struct Tail<M: Member> {
+    pub member: Arc<M>,
+    pub rows: Option<RangeTail<M::Engine>>,
+}
+
+impl<M: Member> Source for Tail<M> {
+    type Item = Vec<Bytes>;
+
+    async fn next(&mut self) -> Option<Result<Vec<Bytes>, Status>> {
+        let mut rows = self.rows.take().filter(|rows| rows.bytes() > 0)?;
+        let read = move || {
+            let pieces = rows.next_pieces();
+            (rows, pieces)
+        };
+        match self.member.blocking(read).await {
+            Ok((rows, pieces)) => {
+                self.rows = Some(rows);
+                Some(Ok(pieces))
+            }
+            // The message has begun: it breaks off, and so does its stream.
+            Err(error) => Some(Err(Status::new(Code::from_i32(error.code() as i32), error.text()))),
+        }
+    }
 }
 
 /// A RangeStream's chunks; the header's ids are in the last, with its revision.

@@ -30,6 +30,7 @@ mod replies;
 pub mod reply;
 mod server;
 mod services;
+mod unary;
 mod unimplemented;
 mod watch;
 

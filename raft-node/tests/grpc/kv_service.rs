@@ -1,6 +1,9 @@
 //! KV, and the checks, headers and errors that all services share.
 
 use crate::fake::{CLUSTER, OWN, Served, TERM, get, limits, put, refusal, row};
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use prost::Message;
 use proto::{
     Error,
     etcdserverpb::{
@@ -9,7 +12,17 @@ use proto::{
     },
 };
 use raft_node::grpc::{Limits, counters::Rpc};
-use tonic::{Code, transport::Channel};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tonic::{
+    Code, Status,
+    codegen::{Service, http},
+    transport::Channel,
+};
 
 fn all() -> RangeRequest {
     RangeRequest {
@@ -31,7 +44,7 @@ fn header(revision: i64) -> Option<ResponseHeader> {
 }
 
 fn client(served: &Served) -> KvClient<Channel> {
-    KvClient::new(served.channel.clone())
+    KvClient::new(served.channel.clone()).max_decoding_message_size(usize::MAX)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,6 +225,85 @@ async fn too_large_requests_are_refused_in_two_ways() {
     assert_eq!(refusal(kv.put(of(3_000_000)).await), (Code::ResourceExhausted, text));
 }
 
+/// A request's body as it goes over the wire, in as many frames.
+struct Frames(VecDeque<Bytes>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(self.0.pop_front().map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+async fn framed(served: &Served, frames: &[&[u8]]) -> Status {
+    let frames = frames.iter().map(|frame| Bytes::copy_from_slice(frame)).collect();
+    let request = http::Request::post("/etcdserverpb.KV/Put").header("content-type", "application/grpc");
+    let request = request.body(tonic::body::Body::new(Frames(frames))).unwrap();
+    let mut channel = served.channel.clone();
+    poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+    let (head, mut body) = channel.call(request).await.unwrap().into_parts();
+    let mut status = Status::from_header_map(&head.headers);
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        if let Ok(trailers) = frame.unwrap().into_trailers() {
+            status = Status::from_header_map(&trailers);
+        }
+    }
+    status.expect("every answer has a status")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_read_from_frames_of_any_size_and_broken_ones_refused() {
+    let served = Served::start();
+    let message = put("a", "1").encode_to_vec();
+    let prefix = |flag: u8, length: usize| [&[flag][..], &(length as u32).to_be_bytes()].concat();
+    let whole = [prefix(0, message.len()), message.clone()].concat();
+    for at in 0..=whole.len() {
+        let (first, second) = whole.split_at(at);
+        assert_eq!(
+            framed(&served, &[first, second]).await.code(),
+            Code::Ok,
+            "in two, at {at}"
+        );
+    }
+    let single: Vec<_> = whole.chunks(1).collect();
+    assert_eq!(framed(&served, &single).await.code(), Code::Ok);
+    for (frames, code, text) in [
+        (vec![], Code::Internal, "Missing request message."),
+        (
+            vec![whole[..3].to_vec()],
+            Code::Internal,
+            "Unexpected EOF decoding stream.",
+        ),
+        (
+            vec![whole[..7].to_vec()],
+            Code::Internal,
+            "Unexpected EOF decoding stream.",
+        ),
+        (
+            vec![prefix(1, message.len()), message.clone()],
+            Code::Internal,
+            "compressed-flag",
+        ),
+        (
+            vec![prefix(9, message.len()), message.clone()],
+            Code::Internal,
+            "invalid compression flag: 9",
+        ),
+        (
+            vec![prefix(0, 1 << 30)],
+            Code::ResourceExhausted,
+            "received message larger than max (1073741824 vs. ",
+        ),
+    ] {
+        let frames: Vec<_> = frames.iter().map(|frame| &frame[..]).collect();
+        let status = framed(&served, &frames).await;
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().contains(text), "{status:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_quota_refuses_only_what_grows() {
     let served = Served::with(
@@ -237,7 +329,8 @@ async fn a_full_quota_refuses_only_what_grows() {
 async fn a_range_stream_merges_to_the_range() {
     let served = Served::start();
     let mut kv = client(&served);
-    for i in 0..2000 {
+    // More than the unary answer holds at once.
+    for i in 0..2600 {
         kv.put(put(&format!("k{i:04}"), &"v".repeat(2000))).await.unwrap();
     }
     for request in [
