@@ -137,7 +137,7 @@ pub(crate) struct Terms {
 
 impl Terms {
     /// What the server is told of the deadline: the extra second lets our own clock decide first.
-    fn left(&self) -> Duration {
+    pub fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1)
     }
 

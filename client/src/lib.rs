@@ -39,6 +39,7 @@ mod operation;
 mod retry;
 mod route;
 mod txn;
+mod unary;
 mod watch;
 mod wire;
 

@@ -7,20 +7,13 @@ use std::{future::Future, sync::atomic::Ordering};
 use proto::{
     etcdserverpb::{
         DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, TxnRequest,
-        TxnResponse, kv_client::KvClient,
+        TxnResponse,
     },
     operations::{operation::Op, outcome},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Response, Status};
 
-use crate::{
-    Client,
-    client::{Terms, request_under},
-    kv::kv,
-    lane::Refusal,
-    route::Endpoint,
-    wire::Wire,
-};
+use crate::{Client, client::Terms, lane::Refusal, route::Endpoint, unary, wire::Wire};
 
 type Called<R> = Result<Response<R>, Status>;
 
@@ -28,19 +21,18 @@ type Called<R> = Result<Response<R>, Status>;
 pub(crate) trait Operation: Clone + Send {
     type Reply;
 
-    fn call(self, kv: KvClient<Wire>, terms: Terms) -> impl Future<Output = Called<Self::Reply>> + Send;
+    fn call(&self, wire: &Wire, terms: Terms) -> impl Future<Output = Called<Self::Reply>> + Send;
     fn into_op(self) -> Op;
     fn reply(result: outcome::Result) -> Option<Self::Reply>;
 }
 
 macro_rules! operations {
-    ($($request:ty => $method:ident, $op:ident, $reply:ty;)*) => {
+    ($($request:ty => $op:ident, $reply:ty;)*) => {
         $(impl Operation for $request {
             type Reply = $reply;
 
-            async fn call(self, mut kv: KvClient<Wire>, terms: Terms) -> Called<$reply> {
-                let request: Request<Self> = request_under(self, terms);
-                kv.$method(request).await
+            async fn call(&self, wire: &Wire, terms: Terms) -> Called<$reply> {
+                unary::call(wire, concat!("/etcdserverpb.KV/", stringify!($op)), self, terms).await
             }
 
             fn into_op(self) -> Op {
@@ -58,10 +50,10 @@ macro_rules! operations {
 }
 
 operations! {
-    PutRequest => put, Put, PutResponse;
-    RangeRequest => range, Range, RangeResponse;
-    DeleteRangeRequest => delete_range, DeleteRange, DeleteRangeResponse;
-    TxnRequest => txn, Txn, TxnResponse;
+    PutRequest => Put, PutResponse;
+    RangeRequest => Range, RangeResponse;
+    DeleteRangeRequest => DeleteRange, DeleteRangeResponse;
+    TxnRequest => Txn, TxnResponse;
 }
 
 impl Client {
@@ -83,6 +75,6 @@ impl Client {
                 Err(Refusal::NoStreams) => endpoint.has_no_streams.store(true, Ordering::Relaxed),
             }
         }
-        operation.call(kv(endpoint), terms).await
+        operation.call(&endpoint.wire, terms).await
     }
 }

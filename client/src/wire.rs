@@ -29,13 +29,19 @@ use tonic::{
     codegen::{Service, StdError, http},
 };
 
-use crate::{ConnectOptions, error::NotSent};
+use crate::{ConnectOptions, error::NotSent, unary::Outgoing};
 
 const USER_AGENT: http::HeaderValue =
     http::HeaderValue::from_static(concat!("dipper-client/", env!("CARGO_PKG_VERSION")));
 
-type Sender = SendRequest<Body>;
-type Request = http::Request<Body>;
+/// Of what a member sends.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// What may be on its way here: of one answer, and of all.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+type Sender = SendRequest<Outgoing>;
+type Request = http::Request<Outgoing>;
 type Response = http::Response<Incoming>;
 
 /// A member's connection. Clones share it.
@@ -70,6 +76,16 @@ impl Wire {
             dial: tokio::sync::Mutex::default(),
             dials: AtomicU64::new(0),
         }))
+    }
+
+    /// Sends a request, which has a path and no host.
+    pub async fn send(&self, mut request: Request) -> Result<Response, StdError> {
+        self.0.address(&mut request);
+        let mut sender = match self.0.open() {
+            Some(sender) => sender,
+            None => self.0.connect().await?,
+        };
+        Ok(sender.send_request(request).await?)
     }
 
     /// Whether no request can have left.
@@ -113,6 +129,10 @@ impl Shared {
             stream.set_nodelay(true)?;
             let connection = Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
+                // Ten megabytes in a frame each of 16 KiB are six hundred reads, and as many writes of the other side.
+                .max_frame_size(FRAME_BYTES_MAX)
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .keep_alive_interval(self.keepalive_interval)
                 .keep_alive_timeout(self.keepalive_timeout)
                 // etcd counts a ping on a connection without a call as an offence, whatever its interval.
@@ -139,7 +159,8 @@ impl Shared {
     }
 }
 
-impl Service<Request> for Wire {
+/// As tonic's clients send.
+impl Service<http::Request<Body>> for Wire {
     type Response = Response;
     type Error = StdError;
     type Future = Pin<Box<dyn Future<Output = Result<Response, StdError>> + Send>>;
@@ -148,16 +169,8 @@ impl Service<Request> for Wire {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request) -> Self::Future {
-        self.0.address(&mut request);
-        if let Some(mut sender) = self.0.open() {
-            let answer = sender.send_request(request);
-            return Box::pin(async move { Ok(answer.await?) });
-        }
-        let shared = Arc::clone(&self.0);
-        Box::pin(async move {
-            let mut sender = shared.connect().await?;
-            Ok(sender.send_request(request).await?)
-        })
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let wire = self.clone();
+        Box::pin(async move { wire.send(request.map(Outgoing::Tonic)).await })
     }
 }
