@@ -26,21 +26,29 @@ class Bench:
             raise RuntimeError(f"dipperctl {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
         return done.stdout
 
-    def ctl(self, *arguments):
+    def ctl(self, *arguments, at=None):
         """What it prints as JSON."""
-        return json.loads(self.run(*arguments).strip().splitlines()[-1])
+        return json.loads(self.run(*arguments, at=at).strip().splitlines()[-1])
 
     def count(self, endpoint=None):
         """All keys, as one member or any says."""
         found = self.run("get", "", "--prefix", "--count-only", at=endpoint, form="fields")
         return int(re.search(r'"Count" : (\d+)', found)[1])
 
-    def load(self, *arguments, seconds=None):
+    def leader(self):
+        """Its endpoint."""
+        if self.system == "limit":
+            return self.cluster.endpoints
+        status = self.ctl("endpoint", "status")
+        leader = status[0]["Status"]["leader"]
+        return next(one["Endpoint"] for one in status if one["Status"]["header"]["member_id"] == leader)
+
+    def load(self, *arguments, seconds=None, at=None):
         """With syncs per operation, where the kernel lets us count them."""
         pids = ",".join(map(str, self.cluster.pids()))
         length = [] if seconds == 0 else ["--seconds", str(seconds or self.seconds)]
         with self.cluster.syncs() as syncs:
-            result = self.ctl("bench", *arguments, *length, "--server-pids", pids)
+            result = self.ctl("bench", *arguments, *length, "--server-pids", pids, at=at)
         if syncs.count is not None:
             result["syncs_per_op"] = round(syncs.count / max(1, result["operations"]), 4)
         return result
@@ -71,7 +79,14 @@ def load(*arguments):
 
 
 def put(clients, conns, *more):
+    """Spread over all members, as etcd's own clients do by themselves."""
     return load("put", "--clients", str(clients), "--conns", str(conns), *sized(*more))
+
+
+def put_leader(clients, conns):
+    """All to the leader, as our own client does by itself."""
+    arguments = ("put", "--clients", str(clients), "--conns", str(conns), *PUT)
+    return lambda bench: bench.load(*arguments, at=bench.leader())
 
 
 def put_stream(bench):
@@ -148,12 +163,9 @@ def move_leader(bench):
     try:
         for _ in range(3):
             time.sleep(1.5)
-            status = bench.ctl("endpoint", "status")
-            leader = status[0]["Status"]["leader"]
-            at = [s["Endpoint"] for s in status if s["Status"]["header"]["member_id"] == leader]
-            target = next(s["Status"]["header"]["member_id"] for s in status
-                          if s["Status"]["header"]["member_id"] != leader)
-            bench.run("move-leader", f"{target:x}", at=at[0])
+            leader = bench.leader()
+            others = (one for one in bench.ctl("endpoint", "status") if one["Endpoint"] != leader)
+            bench.run("move-leader", f"{next(others)['Status']['header']['member_id']:x}", at=leader)
         text, _ = load.communicate(timeout=60)
     finally:
         load.kill()
@@ -186,13 +198,16 @@ def row(name, what, run, measures, targets=None, **more):
     return Row(name, what, run, {measure: (targets or {}).get(measure) for measure in measures}, **more)
 
 
+PUT_100 = {"ops_per_second": (2.5, 5), "server_cpu_us_per_op": (3, 5)}
+PUT_1000 = {"ops_per_second": (2.5, 5), "p99_us": (3, 10)}
+
 ROWS = [
-    row("put-1", "put, 1 client", put(1, 1), RATES, {"p50_us": (1.6, 2.5)}, quick=True, limit=True),
-    row("put-64", "put, 64 clients on 16 connections", put(64, 16), RATES, quick=True, limit=True),
-    row("put-100", "put, 100 clients on 10 connections", put(100, 10), RATES,
-        {"ops_per_second": (2.5, 5), "server_cpu_us_per_op": (3, 5)}, limit=True),
-    row("put-1000", "put, 1,000 clients on 100 connections", put(1000, 100), RATES,
-        {"ops_per_second": (2.5, 5), "p99_us": (3, 10)}, limit=True),
+    row("put-1", "put, 1 client", put_leader(1, 1), RATES, {"p50_us": (1.6, 2.5)}, quick=True, limit=True),
+    row("put-64", "put, 64 clients on 16 connections, all members", put(64, 16), RATES, quick=True, limit=True),
+    row("put-100", "put, 100 clients on 10 connections", put_leader(100, 10), RATES, PUT_100, limit=True),
+    row("put-100-all", "put, 100 clients on 10 connections, all members", put(100, 10), RATES, PUT_100),
+    row("put-1000", "put, 1,000 clients on 100 connections", put_leader(1000, 100), RATES, PUT_1000, limit=True),
+    row("put-1000-all", "put, 1,000 clients on 100 connections, all members", put(1000, 100), RATES, PUT_1000),
     row("put-stream", "put over one stream, 3,000 clients; etcd: calls of 1,000", put_stream, RATES,
         {"ops_per_second": (8, 16)}, quick=True, limit=True),
     row("put-rate", "put, open loop of 3,000/s", put(300, 30, "--rate", "3000"), LATE),
