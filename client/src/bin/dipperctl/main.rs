@@ -16,10 +16,6 @@ mod table;
 mod txn;
 mod watch;
 
-/// The C library's takes a fifth of what a call costs its caller.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 use std::process::ExitCode;
 
 use clap::{
